@@ -1,0 +1,36 @@
+//go:build deps
+
+package deps
+
+import (
+	_ "github.com/cncf/xds/go/xds/type/v3"
+	_ "github.com/coder/websocket"
+	_ "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	_ "github.com/google/go-cmp/cmp"
+	_ "github.com/google/nftables"
+	_ "github.com/miekg/dns"
+	_ "github.com/rogpeppe/go-internal/testscript"
+	_ "github.com/rogpeppe/go-internal/txtar"
+	_ "github.com/spf13/cobra"
+	_ "github.com/spiffe/go-spiffe/v2/spiffeid"
+	_ "github.com/vishvananda/netlink"
+	_ "go.uber.org/goleak"
+	_ "go.yaml.in/yaml/v3"
+	_ "golang.org/x/net/http2"
+	_ "golang.org/x/net/http2/hpack"
+	_ "golang.org/x/sys/unix"
+	_ "google.golang.org/grpc"
+	_ "google.golang.org/grpc/interop"
+	_ "google.golang.org/grpc/xds"
+	_ "istio.io/api/meta/v1alpha1"
+	_ "istio.io/api/networking/v1"
+	_ "istio.io/api/networking/v1alpha3"
+	_ "istio.io/api/networking/v1beta1"
+	_ "istio.io/api/security/v1"
+	_ "istio.io/api/security/v1beta1"
+	_ "k8s.io/api/apps/v1"
+	_ "k8s.io/api/core/v1"
+	_ "k8s.io/api/discovery/v1"
+	_ "sigs.k8s.io/yaml"
+)

@@ -1,0 +1,28 @@
+package model
+
+// Fragment is what one reader understood. Readers do not resolve references
+// and do not merge; link does.
+type Fragment struct {
+	Namespaces   []*Namespace
+	Services     []*Service
+	Workloads    []*Workload
+	RouteSets    []*RouteSet
+	Destinations []*DestinationPolicy
+	Gateways     []*Gateway
+	MTLS         []*MTLSPolicy
+	Authz        []*AuthzPolicy
+	Secrets      []*Secret
+}
+
+// Merge appends other's facts. Neither fragment may be in use elsewhere.
+func (f *Fragment) Merge(o Fragment) {
+	f.Namespaces = append(f.Namespaces, o.Namespaces...)
+	f.Services = append(f.Services, o.Services...)
+	f.Workloads = append(f.Workloads, o.Workloads...)
+	f.RouteSets = append(f.RouteSets, o.RouteSets...)
+	f.Destinations = append(f.Destinations, o.Destinations...)
+	f.Gateways = append(f.Gateways, o.Gateways...)
+	f.MTLS = append(f.MTLS, o.MTLS...)
+	f.Authz = append(f.Authz, o.Authz...)
+	f.Secrets = append(f.Secrets, o.Secrets...)
+}

@@ -1,0 +1,309 @@
+package model
+
+import "time"
+
+// DestinationPolicy says how clients talk to a host: one DestinationRule.
+type DestinationPolicy struct {
+	Name      string
+	Namespace string
+	Host      string // as written; completed by link; may be "*.x"
+	Policy    TrafficPolicy
+	Subsets   []Subset
+	ExportTo  []string
+	Selector  map[string]string // client workloads; nil: all
+	Origin    Origin
+}
+
+// Subset of the endpoints of a host, by labels.
+type Subset struct {
+	Name   string
+	Labels map[string]string
+	Policy TrafficPolicy
+	Origin Origin
+}
+
+// TrafficPolicy blocks; a nil block says nothing.
+type TrafficPolicy struct {
+	LoadBalancer *LoadBalancer
+	Pool         *ConnectionPool
+	Outlier      *Outlier
+	TLS          *ClientTLS
+	Ports        []PortPolicy // replace all four blocks for their port
+}
+
+// PortPolicy of one service port. Its blocks replace the surrounding policy's
+// wholesale: what is nil here falls to the default.
+type PortPolicy struct {
+	Port uint16
+	TrafficPolicy
+}
+
+// Balance algorithms.
+type Balance uint8
+
+// Algorithms. LeastRequest is the default.
+const (
+	LeastRequest Balance = iota
+	RoundRobin
+	Random
+	OriginalDst // PASSTHROUGH
+	RingHash
+	Maglev
+)
+
+// LoadBalancer picks endpoints.
+type LoadBalancer struct {
+	Algorithm Balance
+	Hash      *HashKey      // with RingHash, Maglev
+	TableSize uint64        // ring minimum or maglev table; 0: default
+	Locality  *LocalityLB   // nil: mesh default
+	Warmup    time.Duration // 0: none
+	Origin    Origin
+}
+
+// HashKey of consistent hashing; exactly one is set.
+type HashKey struct {
+	Header, Query string
+	Cookie        *HashCookie
+	SourceIP      bool
+}
+
+// HashCookie is made with TTL when absent and TTL is set.
+type HashCookie struct {
+	Name, Path string
+	TTL        *time.Duration
+}
+
+// LocalityLB is kept small until the traffic issue.
+type LocalityLB struct {
+	Disabled bool
+}
+
+// ConnectionPool limits. Zero values mean the default.
+type ConnectionPool struct {
+	MaxConnections        uint32
+	ConnectTimeout        time.Duration
+	Keepalive             *Keepalive
+	MaxConnectionDuration time.Duration
+	TCPIdleTimeout        time.Duration
+	MaxPendingRequests    uint32
+	MaxRequests           uint32
+	MaxRequestsPerConn    uint32
+	MaxRetries            uint32
+	HTTPIdleTimeout       time.Duration
+	H2Upgrade             H2Upgrade
+	UseClientProtocol     bool
+	MaxConcurrentStreams  uint32
+	Origin                Origin
+}
+
+// Keepalive of TCP.
+type Keepalive struct {
+	Probes         uint32
+	Time, Interval time.Duration
+}
+
+// H2Upgrade of HTTP/1 requests towards a destination.
+type H2Upgrade uint8
+
+// H2Upgrade values, as Istio's h2UpgradePolicy.
+const (
+	H2Default H2Upgrade = iota
+	H2Always
+	H2Never
+)
+
+// Outlier ejects failing endpoints. Nil pointers mean the default.
+type Outlier struct {
+	Consecutive5xx     *uint32 // 5; 0: off
+	ConsecutiveGateway *uint32 // off
+	SplitLocalErrors   bool
+	ConsecutiveLocal   *uint32
+	Interval           time.Duration // 10 s
+	BaseEjection       time.Duration // 30 s
+	MaxEjectionPercent *uint32       // 10
+	MinHealthPercent   uint32
+	Origin             Origin
+}
+
+// TLSMode towards a destination.
+type TLSMode uint8
+
+// TLS modes of clients. Auto is mesh mTLS where the endpoint has a sidecar.
+const (
+	TLSAuto TLSMode = iota
+	TLSDisable
+	TLSSimple
+	TLSMutual
+	TLSIstioMutual
+)
+
+// ClientTLS of a DestinationPolicy.
+type ClientTLS struct {
+	Mode               TLSMode
+	Certificate, Key   string // files
+	CACertificates     string
+	CredentialName     string
+	SANs               []string
+	SNI                string
+	InsecureSkipVerify bool
+	Origin             Origin
+}
+
+// Gateway opens ports on gateway proxies.
+type Gateway struct {
+	Name      string
+	Namespace string
+	Selector  map[string]string // nil: every gateway workload
+	Servers   []Server
+	Origin    Origin
+}
+
+// Server is one port of a Gateway with its hosts.
+type Server struct {
+	Name     string
+	Port     Port
+	Bind     string
+	Hosts    []string // "ns/host", "./host" or "host"; lower-case
+	Redirect bool     // httpsRedirect
+	TLS      *ServerTLS
+	Origin   Origin
+}
+
+// ServerTLSMode of a Server.
+type ServerTLSMode uint8
+
+// Modes, as Gateway.tls.mode.
+const (
+	ServerPassthrough ServerTLSMode = iota
+	ServerSimple
+	ServerMutual
+	ServerOptionalMutual
+	ServerIstioMutual
+	ServerAutoPassthrough
+)
+
+// ServerTLS of a Server.
+type ServerTLS struct {
+	Mode              ServerTLSMode
+	CredentialNames   []string
+	Certificate, Key  string // files
+	CACertificates    string
+	SANs              []string
+	MinVersion        string // "1.0".."1.3"; empty: 1.2
+	MaxVersion        string
+	CipherSuites      []string
+	InsecureSkip      bool
+	CertificateHashes []string
+	Origin            Origin
+}
+
+// MTLSMode that a workload asks of its clients.
+type MTLSMode uint8
+
+// Modes. Unset inherits.
+const (
+	MTLSUnset MTLSMode = iota
+	MTLSDisable
+	MTLSPermissive
+	MTLSStrict
+)
+
+// String is Istio's word.
+func (m MTLSMode) String() string {
+	return [...]string{"UNSET", "DISABLE", "PERMISSIVE", "STRICT"}[m]
+}
+
+// MTLSPolicy is one PeerAuthentication.
+type MTLSPolicy struct {
+	Name      string
+	Namespace string
+	Selector  map[string]string // nil: the namespace (or, in the root namespace, the mesh)
+	Mode      MTLSMode
+	Ports     map[uint16]MTLSMode // workload ports
+	Origin    Origin
+}
+
+// AuthzAction of an AuthzPolicy.
+type AuthzAction uint8
+
+// Actions.
+const (
+	Allow AuthzAction = iota
+	Deny
+	Audit
+	Custom
+)
+
+// String is Istio's word.
+func (a AuthzAction) String() string { return [...]string{"ALLOW", "DENY", "AUDIT", "CUSTOM"}[a] }
+
+// AuthzPolicy is one AuthorizationPolicy.
+type AuthzPolicy struct {
+	Name      string
+	Namespace string
+	Selector  map[string]string
+	Gateways  []Ref // targetRefs of kind Gateway
+	Services  []Ref // targetRefs of kind Service
+	Action    AuthzAction
+	Provider  string
+	DryRun    bool
+	Rules     []AuthzRule // none: never matches
+	// Broken is set when a part of the policy could not be understood. A
+	// broken ALLOW policy allows nothing by that rule; a broken DENY policy
+	// denies: the reader has already made the rules so.
+	Origin Origin
+}
+
+// AuthzRule matches when one of From (if any), one of To (if any) and all of
+// When match.
+type AuthzRule struct {
+	From   []AuthzSource
+	To     []AuthzOperation
+	When   []AuthzCondition
+	Origin Origin
+}
+
+// AuthzSource: all set lists must match. Values may be exact, "prefix*",
+// "*suffix" or "*" (present).
+type AuthzSource struct {
+	Principals, NotPrincipals               []string
+	RequestPrincipals, NotRequestPrincipals []string
+	Namespaces, NotNamespaces               []string
+	Accounts, NotAccounts                   []string // "ns/sa"
+	IPBlocks, NotIPBlocks                   []string
+	RemoteIPBlocks, NotRemoteIPBlocks       []string
+}
+
+// AuthzOperation: all set lists must match.
+type AuthzOperation struct {
+	Hosts, NotHosts     []string
+	Ports, NotPorts     []string
+	Methods, NotMethods []string
+	Paths, NotPaths     []string
+}
+
+// AuthzCondition on an attribute.
+type AuthzCondition struct {
+	Key               string
+	Values, NotValues []string
+}
+
+// Settings of the whole mesh. The zero value is not useful; see link.Defaults.
+type Settings struct {
+	TrustDomain        string
+	TrustDomainAliases []string
+	RootNamespace      string
+	ClusterDomain      string // cluster.local
+	AllowAny           bool   // outboundTrafficPolicy
+	AutoMTLS           bool
+	AccessLog          AccessLog
+	ConnectTimeout     time.Duration
+}
+
+// AccessLog of the mesh.
+type AccessLog struct {
+	Enabled bool
+	JSON    bool
+	Format  string // empty: Istio's default
+}

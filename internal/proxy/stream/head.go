@@ -1,0 +1,151 @@
+package stream
+
+// Field is one header line. Name is lower-case.
+type Field struct{ Name, Value []byte }
+
+// Head is the head of a request or response, or trailers (Fields only). The
+// byte slices point into storage that the Head owns; they stay valid until
+// Reset or until the Head is pooled. The zero value is ready to use.
+//
+// Invariant: Fields holds no pseudo-headers, no host (Authority instead), no
+// connection-specific fields (RFC 9110 7.6.1), no content-length on messages
+// whose length is unknown, no transfer-encoding. Upgrade is kept in Protocol.
+type Head struct {
+	Method    []byte // requests
+	Scheme    []byte // "http" or "https"; as seen by the server codec
+	Authority []byte // Host or :authority, with port if there was one
+	Path      []byte // with query; "*" for OPTIONS *; empty for CONNECT
+	Protocol  []byte // Upgrade token or :protocol, lower-case; empty: none
+	Status    int    // responses
+	Reason    []byte // HTTP/1 reason phrase, may be empty
+	Version   uint8  // 10, 11 or 20: what the peer spoke
+	Length    int64  // content-length; -1: not known; see Body
+	Body      bool   // false: the message has no body by its form
+	Fields    []Field
+	store     []byte
+}
+
+// Reset empties h and keeps its storage for reuse.
+func (h *Head) Reset() {
+	clear(h.Fields)
+	*h = Head{Fields: h.Fields[:0], store: h.store[:0], Length: -1}
+}
+
+// Keep copies b into the head's storage.
+func (h *Head) Keep(b []byte) []byte {
+	n := len(h.store)
+	h.store = append(h.store, b...)
+	return h.store[n:len(h.store):len(h.store)]
+}
+
+// KeepString copies s into the head's storage.
+func (h *Head) KeepString(s string) []byte {
+	n := len(h.store)
+	h.store = append(h.store, s...)
+	return h.store[n:len(h.store):len(h.store)]
+}
+
+// KeepLower copies b lower-cased (ASCII) into the head's storage.
+func (h *Head) KeepLower(b []byte) []byte {
+	n := len(h.store)
+	h.store = append(h.store, b...)
+	k := h.store[n:len(h.store):len(h.store)]
+	for i, c := range k {
+		if c-'A' < 26 {
+			k[i] = c | 0x20
+		}
+	}
+	return k
+}
+
+// CopyFrom makes h a copy of o in h's own storage.
+func (h *Head) CopyFrom(o *Head) {
+	h.Reset()
+	h.Status, h.Version, h.Length, h.Body = o.Status, o.Version, o.Length, o.Body
+	h.Method, h.Scheme, h.Authority = h.Keep(o.Method), h.Keep(o.Scheme), h.Keep(o.Authority)
+	h.Path, h.Protocol, h.Reason = h.Keep(o.Path), h.Keep(o.Protocol), h.Keep(o.Reason)
+	for i := range o.Fields {
+		h.Fields = append(h.Fields, Field{h.Keep(o.Fields[i].Name), h.Keep(o.Fields[i].Value)})
+	}
+}
+
+// Get returns the value of the first field of that (lower-case) name, nil
+// when there is none; an empty value is not nil.
+func (h *Head) Get(name string) []byte {
+	for i := range h.Fields {
+		if string(h.Fields[i].Name) == name {
+			if v := h.Fields[i].Value; v != nil {
+				return v
+			}
+			return []byte{}
+		}
+	}
+	return nil
+}
+
+// Has reports whether a field of that name exists.
+func (h *Head) Has(name string) bool { return h.Get(name) != nil }
+
+// Joined returns all values of that name joined by ",", as Envoy does before
+// it matches; without a second field it allocates nothing.
+func (h *Head) Joined(name string) []byte {
+	var v []byte
+	n := 0
+	for i := range h.Fields {
+		if string(h.Fields[i].Name) != name {
+			continue
+		}
+		if n++; n == 1 {
+			v = h.Fields[i].Value
+			if v == nil {
+				v = []byte{}
+			}
+			continue
+		}
+		v = append(append(v[:len(v):len(v)], ','), h.Fields[i].Value...)
+	}
+	return v
+}
+
+// Add appends a field; name must be lower-case. Both are copied.
+func (h *Head) Add(name string, value []byte) {
+	h.Fields = append(h.Fields, Field{h.KeepString(name), h.Keep(value)})
+}
+
+// AddString is Add for a string value.
+func (h *Head) AddString(name, value string) {
+	h.Fields = append(h.Fields, Field{h.KeepString(name), h.KeepString(value)})
+}
+
+// Set replaces all fields of that name by one.
+func (h *Head) Set(name string, value []byte) {
+	first := true
+	out := h.Fields[:0]
+	for i := range h.Fields {
+		f := h.Fields[i]
+		if string(f.Name) == name {
+			if !first {
+				continue
+			}
+			first, f.Value = false, h.Keep(value)
+		}
+		out = append(out, f)
+	}
+	clear(h.Fields[len(out):])
+	h.Fields = out
+	if first {
+		h.Add(name, value)
+	}
+}
+
+// Del removes all fields of that name.
+func (h *Head) Del(name string) {
+	out := h.Fields[:0]
+	for i := range h.Fields {
+		if string(h.Fields[i].Name) != name {
+			out = append(out, h.Fields[i])
+		}
+	}
+	clear(h.Fields[len(out):])
+	h.Fields = out
+}
