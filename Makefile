@@ -1,0 +1,55 @@
+# Tulle. `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/tulle-mesh/tulle/internal/cli.Version=$(VERSION)
+PKGS := ./...
+
+.PHONY: help
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## both programs into bin/ (a cold build takes some minutes; packages are shown as they compile)
+	@mkdir -p bin
+	$(GO) build -v -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/tulle ./cmd/tulle-proxy 2> >(awk '{n++; printf "\r\033[K  compiled %d packages: %s", n, $$1 > "/dev/stderr"} END {if (n) print "" > "/dev/stderr"}')
+
+.PHONY: demo
+demo: build ## a mesh of six services on this machine, with stories to try
+	@./bin/tulle demo $(ARGS)
+
+.PHONY: test
+test: build ## text, paths, short wire, demo check, short Envoy comparison
+	$(GO) test -timeout 20m $(PKGS)
+
+.PHONY: test-race
+test-race: ## the data plane's rooms under the race detector
+	$(GO) test -race -timeout 20m ./internal/...
+
+.PHONY: check
+check: ## format, vet, lint, house test, generated files clean
+	@out=$$(gofmt -l cmd internal test *.go); [ -z "$$out" ] || { echo "gofmt wants: $$out"; exit 1; }
+	$(GO) vet $(PKGS)
+	$(GO) tool -modfile=tools/go.mod staticcheck $(PKGS)
+	$(GO) test -run TestHouse -count=1 .
+	@$(MAKE) --no-print-directory gen
+	@git diff --exit-code --stat -- internal/proxy/conf/wire go.mod go.sum || { echo "generated files differ: commit what make gen wrote"; exit 1; }
+
+.PHONY: gen
+gen: ## rewrite generated files (xDS decoders)
+	$(GO) run ./internal/gen/xdswire
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (30s) each
+	@set -e; for f in $$(grep -rl --include='*_test.go' '^func Fuzz' internal); do d=./$$(dirname $$f); \
+	  for t in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$f | sed 's/^func //'); do \
+	    echo "== $$d $$t"; $(GO) test -run '^$$' -fuzz "^$$t$$" -fuzztime $${FUZZTIME:-30s} $$d; done; done
+
+.PHONY: bench
+bench: build ## tulle-proxy beside nginx, CPU per request in one interleaved run
+	$(GO) run ./test/bench $(ARGS)
+
+.PHONY: clean
+clean: ## remove what make built
+	rm -rf bin
