@@ -1,0 +1,220 @@
+package file
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/source"
+)
+
+// Bounds on what is read. They are far above what people write by hand and
+// keep a hostile or mistaken file from taking the memory of the mesh.
+const (
+	MaxFile      = 16 << 20  // bytes of one file
+	MaxTotal     = 256 << 20 // bytes of all files
+	MaxFiles     = 20_000
+	MaxDocument  = 4 << 20 // bytes of one YAML document
+	MaxDocuments = 20_000  // documents of one file
+	MaxNodes     = 500_000 // values of one document, aliases expanded
+	MaxDepth     = 100     // nesting of one document
+)
+
+// Load reads files and directories once. The order of the objects is the order
+// of the paths, then of the names in a directory, then of the text; of the same
+// group, kind, namespace and name only the last stays. What is wrong in a file
+// is a notice; a path that does not exist or cannot be listed is an error.
+func Load(paths []string) (source.Snapshot, error) {
+	files, err := list(paths)
+	if err != nil {
+		return source.Snapshot{}, err
+	}
+	parsed := make([]*content, 0, len(files))
+	total := 0
+	for _, f := range files {
+		c := readFile(f, MaxTotal-total)
+		total += c.size
+		parsed = append(parsed, c)
+	}
+	return assemble(parsed), nil
+}
+
+// content is what one file holds.
+type content struct {
+	path    string
+	size    int
+	objects []*source.Object
+	notices []model.Notice
+}
+
+// broken reports whether a part of the file could not be read.
+func (c *content) broken() bool {
+	return slices.ContainsFunc(c.notices, func(n model.Notice) bool { return n.Severity == model.Error })
+}
+
+// readFile never fails: what is wrong is a notice of the content.
+func readFile(path string, budget int) *content {
+	c := &content{path: path}
+	refuse := func(format string, args ...any) *content {
+		c.notices = append(c.notices, model.Notice{
+			Severity: model.Error, Reason: model.Unreadable,
+			Origin: model.Origin{File: path}, Text: fmt.Sprintf(format, args...),
+		})
+		return c
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return refuse("cannot be read: %v", cause(err))
+	}
+	defer f.Close()
+	limit := min(MaxFile, budget)
+	data, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
+	if err != nil {
+		return refuse("cannot be read: %v", cause(err))
+	}
+	if len(data) > limit {
+		if limit < MaxFile {
+			return refuse("skipped: all files together are larger than %d MiB", MaxTotal>>20)
+		}
+		return refuse("larger than %d MiB", MaxFile>>20)
+	}
+	c.size = len(data)
+	c.objects, c.notices = Parse(path, data)
+	return c
+}
+
+// cause strips the operation and the path, which the notice says already.
+func cause(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// list expands the paths into files, in order, each once.
+func list(paths []string) ([]string, error) {
+	if len(paths) == 0 {
+		return nil, errors.New("no file or directory given")
+	}
+	var out []string
+	seen := make(map[string]bool)
+	add := func(p string) error {
+		if key := filepath.Clean(p); !seen[key] {
+			seen[key] = true
+			out = append(out, p)
+		}
+		if len(out) > MaxFiles {
+			return fmt.Errorf("read %s: more than %d files", p, MaxFiles)
+		}
+		return nil
+	}
+	for _, p := range paths {
+		st, err := os.Stat(p)
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("%s: no such file or directory: %w", p, fs.ErrNotExist)
+			}
+			return nil, fmt.Errorf("read %s: %w", p, cause(err))
+		}
+		if !st.IsDir() {
+			if err := add(p); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		names, err := yamlFiles(p)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			if err := add(n); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
+}
+
+// yamlFiles are the files of a directory that Load reads, in name order.
+func yamlFiles(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read directory %s: %w", dir, cause(err))
+	}
+	var out []string
+	for _, e := range entries {
+		name := e.Name()
+		if !wanted(name) {
+			continue
+		}
+		p := filepath.Join(dir, name)
+		// Stat, not the entry: a mounted ConfigMap is made of symbolic links.
+		// One that points nowhere is listed, so that reading it says so.
+		if st, err := os.Stat(p); err == nil && !st.Mode().IsRegular() {
+			continue
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// wanted reports whether a name in a directory is a configuration file.
+func wanted(name string) bool {
+	if strings.HasPrefix(name, ".") {
+		return false
+	}
+	switch strings.ToLower(filepath.Ext(name)) {
+	case ".yaml", ".yml", ".json":
+		return true
+	}
+	return false
+}
+
+// assemble joins files, in order, into one snapshot and settles duplicates.
+func assemble(files []*content) source.Snapshot {
+	type key struct{ group, kind, namespace, name string }
+	var snap source.Snapshot
+	last := make(map[key]*source.Object)
+	keyOf := func(o *source.Object) key {
+		group, _, ok := strings.Cut(o.APIVersion, "/")
+		if !ok {
+			group = ""
+		}
+		return key{group, o.Kind, o.Namespace, o.Name}
+	}
+	for _, f := range files {
+		for _, o := range f.objects {
+			last[keyOf(o)] = o
+		}
+	}
+	for _, f := range files {
+		snap.Notices = append(snap.Notices, f.notices...)
+		for _, o := range f.objects {
+			winner := last[keyOf(o)]
+			if winner == o {
+				snap.Objects = append(snap.Objects, o)
+				continue
+			}
+			snap.Notices = append(snap.Notices, model.Notice{
+				Severity: model.Warning, Reason: model.Duplicate, Origin: o.Origin(""),
+				Text: fmt.Sprintf("defined twice: the one at %s is in effect, this one at %s is not",
+					winner.Origin("").Place(), o.Origin("").Place()),
+			})
+		}
+	}
+	slices.SortStableFunc(snap.Notices, func(a, b model.Notice) int {
+		if a.Origin.File != b.Origin.File {
+			return 0 // keep path order
+		}
+		return cmp.Compare(a.Origin.Line, b.Origin.Line)
+	})
+	return snap
+}
