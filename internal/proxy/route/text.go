@@ -1,0 +1,163 @@
+package route
+
+import (
+	"bytes"
+	"math"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/stream"
+)
+
+// String reports whether v satisfies m. A nil v is an absent value: only
+// StrAbsent matches it. StrRange never matches here.
+func String(m *conf.StringMatch, v []byte) bool {
+	if v == nil {
+		return m.Kind == conf.StrAbsent
+	}
+	switch m.Kind {
+	case conf.StrExact:
+		if m.IgnoreCase {
+			return equalFold(v, m.Value)
+		}
+		return string(v) == m.Value
+	case conf.StrPrefix:
+		return len(v) >= len(m.Value) && equal(v[:len(m.Value)], m.Value, m.IgnoreCase)
+	case conf.StrSuffix:
+		return len(v) >= len(m.Value) && equal(v[len(v)-len(m.Value):], m.Value, m.IgnoreCase)
+	case conf.StrContains:
+		return contains(v, m.Value, m.IgnoreCase)
+	case conf.StrRegex:
+		return m.Regex != nil && m.Regex.Match(v)
+	case conf.StrPresent:
+		return true
+	}
+	return false
+}
+
+// Header reports whether h satisfies m. As in Envoy, a missing header matches
+// nothing, not even inverted, unless it is taken as empty or the match is on
+// presence.
+func Header(m *conf.HeaderMatch, h *stream.Head) bool {
+	v := Value(h, m.Name)
+	switch m.Kind {
+	case conf.StrPresent:
+		return (v != nil) != m.Invert
+	case conf.StrAbsent:
+		return (v == nil) != m.Invert
+	}
+	if v == nil {
+		if !m.MissingAsEmpty {
+			return false
+		}
+		v = emptyValue
+	}
+	var ok bool
+	if m.Kind == conf.StrRange {
+		n, isInt := parseInt(v)
+		ok = isInt && n >= m.Low && n < m.High
+	} else {
+		ok = String(&m.StringMatch, v)
+	}
+	return ok != m.Invert
+}
+
+var emptyValue = []byte{}
+
+// Query reports whether the first parameter of that name in the path's query
+// satisfies m. Names and values are compared as sent, not decoded.
+func Query(m *conf.QueryMatch, path []byte) bool {
+	v := QueryValue(path, m.Name)
+	if v == nil {
+		return m.Kind == conf.StrAbsent
+	}
+	return String(&m.StringMatch, v)
+}
+
+// QueryValue is the raw value of the first query parameter of that name; nil
+// when there is none, empty when it has no value.
+func QueryValue(path []byte, name string) []byte {
+	i := bytes.IndexByte(path, '?')
+	if i < 0 {
+		return nil
+	}
+	q := path[i+1:]
+	for len(q) > 0 {
+		p := q
+		if i := bytes.IndexByte(q, '&'); i >= 0 {
+			p, q = q[:i], q[i+1:]
+		} else {
+			q = nil
+		}
+		k, v := p, emptyValue
+		if i := bytes.IndexByte(p, '='); i >= 0 {
+			k, v = p[:i], p[i+1:]
+		}
+		if string(k) == name {
+			return v[:len(v):len(v)]
+		}
+	}
+	return nil
+}
+
+func equal(v []byte, s string, fold bool) bool {
+	if fold {
+		return equalFold(v, s)
+	}
+	return string(v) == s
+}
+
+func lower(c byte) byte {
+	if c-'A' < 26 {
+		return c | 0x20
+	}
+	return c
+}
+
+// equalFold compares in ASCII without regard to case.
+func equalFold(v []byte, s string) bool {
+	if len(v) != len(s) {
+		return false
+	}
+	for i := range v {
+		if lower(v[i]) != lower(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func contains(v []byte, s string, fold bool) bool {
+	for i := 0; i+len(s) <= len(v); i++ {
+		if equal(v[i:i+len(s)], s, fold) {
+			return true
+		}
+	}
+	return false
+}
+
+// parseInt reads a decimal integer as absl's SimpleAtoi does: optional white
+// space around it, a sign, digits, no overflow.
+func parseInt(v []byte) (int64, bool) {
+	v = bytes.TrimSpace(v)
+	neg := false
+	if len(v) > 0 && (v[0] == '-' || v[0] == '+') {
+		neg, v = v[0] == '-', v[1:]
+	}
+	if len(v) == 0 || len(v) > 19 {
+		return 0, false
+	}
+	var n uint64
+	for _, c := range v {
+		if c-'0' > 9 {
+			return 0, false
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	if neg {
+		if n > 1<<63 {
+			return 0, false
+		}
+		return -int64(n), true
+	}
+	return int64(n), n <= math.MaxInt64
+}
