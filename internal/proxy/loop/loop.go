@@ -1,0 +1,543 @@
+//go:build linux
+
+package loop
+
+import (
+	"errors"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	eventBatch = 256      // events per round
+	scratch    = 64 << 10 // one read
+	sealStep   = 48 << 10 // plain bytes sealed at a time
+	postLimit  = 1 << 16  // functions waiting in Post
+	flushLimit = 4096     // connections flushed per round
+)
+
+// base is the zero of Now, common to all loops.
+var base = time.Now().Add(-time.Second)
+
+// Nanotime returns the loops' clock (see Loop.Now), read anew. From anywhere.
+func Nanotime() int64 { return int64(time.Since(base)) }
+
+// Loop is one event loop. Its connections, timers and buffers belong to it.
+// Except Post, Load, ID and Now's package form nothing may be called from
+// other goroutines once the group runs.
+type Loop struct {
+	owner
+	id    int
+	group *Group
+
+	epfd, efd int
+	ef        *os.File
+	rc        syscall.RawConn
+	pollFn    func(uintptr) bool
+	evs       [eventBatch]unix.EpollEvent
+	evn, evi  int
+
+	slots []slot
+	free  []int32
+
+	now      int64
+	wall     time.Time
+	wallAt   int64
+	wheel    wheel
+	deadline int64 // of the netpoller's read deadline; 0: none set
+	spins    uint
+
+	cur      *Conn // whose event is being handled
+	rb       []byte
+	sealed   []byte // cipher scratch
+	trash    []byte // lent to dead connections
+	iov      [2]unix.Iovec
+	msg      unix.Msghdr
+	bufs     buffers
+	eager    []*Conn // to flush after the event
+	lazy     []*Conn // to flush after the round
+	ready    []*Conn // to continue after the events
+	doing    []*Conn
+	doingAt  int
+	nexts    []func() // Next
+	running  []func()
+	runAt    int
+	rng      rand.PCG
+	stopping bool // leave run
+	closing  bool // no new connections
+	conns    int
+
+	load            atomic.Int32
+	busySince, idle int64 // for the work indicator
+	busy            int32 // per mille, smoothed
+
+	spare []func()
+	mu    sync.Mutex
+	posts []func()
+	ended bool
+}
+
+// slot is where an event finds its connection; gen tells stale events.
+type slot struct {
+	conn  *Conn
+	watch *Watch
+	gen   int32
+}
+
+const wakeSlot = -1
+
+func newLoop(g *Group, id int) (*Loop, error) {
+	l := &Loop{group: g, id: id, epfd: -1, efd: -1, rb: make([]byte, scratch),
+		sealed: make([]byte, 0, scratch), trash: make([]byte, 0, 256)}
+	l.rng = *rand.NewPCG(rand.Uint64(), rand.Uint64())
+	var err error
+	if l.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, err
+	}
+	if l.efd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		l.release()
+		return nil, err
+	}
+	// Edge-triggered: each write is an event, nobody needs to read.
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: wakeSlot}
+	if err = unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, l.efd, &ev); err != nil {
+		l.release()
+		return nil, err
+	}
+	// A non-blocking descriptor is watched by the runtime's netpoller.
+	if err = unix.SetNonblock(l.epfd, true); err != nil {
+		l.release()
+		return nil, err
+	}
+	l.ef = os.NewFile(uintptr(l.epfd), "epoll")
+	if l.rc, err = l.ef.SyscallConn(); err == nil {
+		err = l.ef.SetReadDeadline(time.Time{}) // fails when it is not watched
+	}
+	if err != nil {
+		l.release()
+		return nil, err
+	}
+	l.pollFn = func(uintptr) bool { l.poll(); return l.evn > 0 }
+	l.now = Nanotime()
+	l.wheel.cur = l.now / int64(tick)
+	l.busySince = l.now
+	return l, nil
+}
+
+// release closes the loop's own descriptors.
+func (l *Loop) release() {
+	if l.ef != nil {
+		_ = l.ef.Close() // closes epfd
+	} else if l.epfd >= 0 {
+		_ = unix.Close(l.epfd)
+	}
+	if l.efd >= 0 {
+		_ = unix.Close(l.efd)
+	}
+	l.epfd, l.efd, l.ef = -1, -1, nil
+}
+
+// ID is the loop's index in its group.
+func (l *Loop) ID() int { return l.id }
+
+// Group returns the loop's group.
+func (l *Loop) Group() *Group { return l.group }
+
+// Now is the monotonic clock in nanoseconds, read once per round; never 0.
+func (l *Loop) Now() int64 { return l.now }
+
+// Wall is the time of day, read at most once per round.
+func (l *Loop) Wall() time.Time {
+	if l.wallAt != l.now {
+		l.wall, l.wallAt = time.Now(), l.now
+	}
+	return l.wall
+}
+
+// Load indicates how much work the loop has: its connections, and how busy it
+// has been lately. Only comparisons between loops have a meaning. Safe from
+// everywhere.
+func (l *Loop) Load() int32 { return l.load.Load() }
+
+// Rand returns a pseudo-random number; not for secrets.
+func (l *Loop) Rand() uint64 { l.check(); return l.rng.Uint64() }
+
+// Arm makes t call fn after d, at the earliest, within 10 ms or what the round
+// takes. An armed timer is set anew. fn should be made once and kept: a
+// method value made here would allocate. A nil fn stops t.
+func (l *Loop) Arm(t *Timer, d time.Duration, fn func()) {
+	l.check()
+	t.Stop()
+	if fn == nil {
+		return
+	}
+	t.fn = fn
+	if d < 0 {
+		d = 0
+	}
+	when := never / int64(tick) / 2
+	if int64(d) < never/2-l.now {
+		when = (l.now + int64(d) + int64(tick) - 1) / int64(tick)
+	}
+	l.wheel.add(t, when)
+}
+
+// Post has fn run on the loop, soon and in order. Safe from everywhere. It
+// reports false, and fn never runs, when the loop has ended or far too many
+// wait already. Functions still waiting when the loop ends are run before its
+// connections are closed.
+func (l *Loop) Post(fn func()) bool {
+	l.mu.Lock()
+	if l.ended || len(l.posts) >= postLimit {
+		l.mu.Unlock()
+		return false
+	}
+	l.posts = append(l.posts, fn)
+	wake := len(l.posts) == 1
+	if wake { // under the lock: the descriptor must still be open
+		l.wake()
+	}
+	l.mu.Unlock()
+	return true
+}
+
+// Next has fn run on this loop, from which it must be called, after the
+// present round's events.
+func (l *Loop) Next(fn func()) {
+	l.check()
+	l.nexts = append(l.nexts, fn)
+}
+
+func (l *Loop) wake() {
+	one := [8]byte{0: 1}
+	if l.efd >= 0 {
+		_, _ = unix.Write(l.efd, one[:]) // full only after 2^64 writes
+	}
+}
+
+// end asks the loop to end.
+func (l *Loop) end() {
+	if !l.Post(func() { l.stopping = true }) { // queue full
+		l.mu.Lock()
+		if !l.ended {
+			l.posts = append(l.posts, func() { l.stopping = true })
+			l.wake()
+		}
+		l.mu.Unlock()
+	}
+}
+
+// run works until end.
+func (l *Loop) run() error {
+	l.take()
+	defer l.shutdown()
+	for !l.stopping {
+		if err := l.wait(); err != nil {
+			return err
+		}
+		for !l.round() {
+		}
+	}
+	return nil
+}
+
+// shutdown closes what is open and tells the codecs.
+func (l *Loop) shutdown() {
+	l.mu.Lock()
+	l.ended = true
+	l.nexts = append(l.nexts, l.posts...)
+	l.posts = nil
+	l.mu.Unlock()
+	l.evn = 0
+	for !l.round() {
+	}
+	l.closing = true
+	for i := range l.slots {
+		if w := l.slots[i].watch; w != nil {
+			w.Close()
+		}
+		if c := l.slots[i].conn; c != nil {
+			c.kill(ErrEnded)
+		}
+	}
+	// Codecs may close others and post more; what they leave is dropped.
+	for range 16 {
+		for !l.round() {
+		}
+	}
+	l.mu.Lock()
+	l.release()
+	l.mu.Unlock()
+}
+
+func (l *Loop) poll() {
+	l.evi = 0
+	n, e := sysEpollWait(l.epfd, l.evs[:])
+	if e != 0 {
+		n = 0
+	}
+	l.evn = n
+}
+
+// wait gets the next events. It blocks in the netpoller only when there are
+// none and nothing else is to be done.
+func (l *Loop) wait() error {
+	l.poll()
+	if l.evn > 0 || len(l.ready)+len(l.lazy)+len(l.nexts) > 0 {
+		if l.spins++; l.spins&15 == 0 {
+			runtime.Gosched()
+		}
+		l.now = Nanotime()
+		l.measure(l.now, l.now)
+		return nil
+	}
+	slept := Nanotime()
+	due, err := l.setDeadline(slept)
+	if err != nil {
+		return err
+	}
+	if !due {
+		if err := l.rc.Read(l.pollFn); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+	}
+	l.now = Nanotime()
+	l.measure(slept, l.now)
+	return nil
+}
+
+// setDeadline makes the netpoller wake us for the next timer, or reports that
+// it is due. A deadline that is too early is left: it costs one idle round and
+// saves a change for each timer that is armed and stopped again.
+func (l *Loop) setDeadline(now int64) (due bool, err error) {
+	next := l.wheel.nextTick()
+	if next == never {
+		if l.deadline == 0 || l.deadline > now {
+			return false, nil
+		}
+		l.deadline = 0
+		return false, l.ef.SetReadDeadline(time.Time{})
+	}
+	at := next * int64(tick)
+	if at <= now {
+		return true, nil
+	}
+	if l.deadline > now && l.deadline <= at {
+		return false, nil
+	}
+	l.deadline = at
+	return false, l.ef.SetReadDeadline(base.Add(time.Duration(at)))
+}
+
+// measure keeps the work indicator: the loop slept from one time to another.
+func (l *Loop) measure(from, to int64) {
+	l.idle += to - from
+	span := to - l.busySince
+	if span < int64(100*time.Millisecond) {
+		return
+	}
+	l.busy = (l.busy + int32((span-l.idle)*1000/span)) / 2
+	l.busySince, l.idle = to, 0
+	l.setLoad()
+}
+
+func (l *Loop) setLoad() { l.load.Store(int32(l.conns) + l.busy/4) }
+
+// round does everything that is to be done once. It returns false when
+// something panicked and the rest is still to be done.
+func (l *Loop) round() (done bool) {
+	defer func() {
+		if !done {
+			l.recovered(recover())
+		}
+	}()
+	for l.evi < l.evn {
+		ev := &l.evs[l.evi]
+		l.evi++
+		l.dispatch(ev)
+		l.flush(&l.eager)
+	}
+	for {
+		t := l.wheel.pop(l.now / int64(tick))
+		if t == nil {
+			break
+		}
+		fn := t.fn
+		t.fn = nil
+		l.cur = t.Owner
+		fn()
+		l.flush(&l.eager)
+	}
+	l.cur = nil
+	if l.runAt == len(l.running) {
+		clear(l.running)
+		l.running, l.nexts, l.runAt = l.nexts, l.running[:0], 0
+	}
+	for l.runAt < len(l.running) {
+		fn := l.running[l.runAt]
+		l.running[l.runAt] = nil
+		l.runAt++
+		fn()
+		l.cur = nil
+		l.flush(&l.eager)
+	}
+	if l.doingAt == len(l.doing) {
+		clear(l.doing)
+		l.doing, l.ready, l.doingAt = l.ready, l.doing[:0], 0
+	}
+	for l.doingAt < len(l.doing) {
+		c := l.doing[l.doingAt]
+		l.doingAt++
+		l.cur = c
+		c.proceed()
+		l.flush(&l.eager)
+	}
+	l.flush(&l.eager)
+	l.flush(&l.lazy)
+	l.cur = nil
+	return true
+}
+
+// recovered ends a panic: the connection at work is closed.
+func (l *Loop) recovered(what any) {
+	c := l.cur
+	l.cur = nil
+	if what == nil {
+		return // Goexit: not ours to stop
+	}
+	l.group.report(l.id, what)
+	if c != nil && c.loop == l {
+		c.kill(ErrPanic)
+	}
+}
+
+func (l *Loop) dispatch(ev *unix.EpollEvent) {
+	if ev.Fd == wakeSlot {
+		l.takePosts()
+		return
+	}
+	s := &l.slots[ev.Fd]
+	if s.gen != ev.Pad {
+		return // of a connection that is gone
+	}
+	if c := s.conn; c != nil {
+		l.cur = c
+		c.event(ev.Events)
+		l.cur = nil
+	} else if w := s.watch; w != nil {
+		w.fn(ev.Events)
+	}
+}
+
+// takePosts moves what was posted to what runs in this round.
+func (l *Loop) takePosts() {
+	l.mu.Lock()
+	posts := l.posts
+	l.posts = l.spare[:0]
+	l.mu.Unlock()
+	l.nexts = append(l.nexts, posts...)
+	clear(posts)
+	l.spare = nil
+	if cap(posts) <= 1024 {
+		l.spare = posts
+	}
+}
+
+// flush sends what the listed connections have pending. Connections may be
+// added while it works.
+func (l *Loop) flush(list *[]*Conn) {
+	if len(*list) == 0 {
+		return
+	}
+	n := 0
+	for n < len(*list) && n < flushLimit {
+		c := (*list)[n]
+		(*list)[n] = nil
+		n++
+		if c == nil {
+			continue // was flushed before a panic
+		}
+		c.dirty = false
+		prev := l.cur
+		l.cur = c
+		c.flush()
+		l.cur = prev
+	}
+	rest := copy(*list, (*list)[n:])
+	clear((*list)[rest:])
+	*list = (*list)[:rest]
+}
+
+// enter registers fd, edge-triggered.
+func (l *Loop) enter(fd int, events uint32, c *Conn, w *Watch) (int32, error) {
+	var i int32
+	if n := len(l.free); n > 0 {
+		i = l.free[n-1]
+	} else {
+		i = int32(len(l.slots))
+		l.slots = append(l.slots, slot{})
+		l.free = append(l.free, i)
+	}
+	s := &l.slots[i]
+	ev := unix.EpollEvent{Events: events, Fd: i, Pad: s.gen}
+	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		return -1, err
+	}
+	l.free = l.free[:len(l.free)-1]
+	s.conn, s.watch = c, w
+	return i, nil
+}
+
+func (l *Loop) leave(i int32) {
+	s := &l.slots[i]
+	s.conn, s.watch = nil, nil
+	s.gen++
+	l.free = append(l.free, i)
+}
+
+// Buffer lends an empty buffer with room for n bytes. Whoever took it owns it
+// until Recycle, or for ever.
+func (l *Loop) Buffer(n int) []byte { return l.bufs.get(n) }
+
+// Recycle takes back a buffer that nobody uses any longer, the loop's or not.
+func (l *Loop) Recycle(p []byte) { l.bufs.put(p) }
+
+// Watch is a descriptor other than a connection's (a listening socket, say)
+// that a loop waits for.
+type Watch struct {
+	loop *Loop
+	slot int32
+	fd   int
+	fn   func(events uint32)
+}
+
+// Watch calls fn with epoll events (EPOLLIN and the like, level-triggered
+// unless EPOLLET is among events) for fd, which stays the caller's.
+func (l *Loop) Watch(fd int, events uint32, fn func(events uint32)) (*Watch, error) {
+	l.check()
+	w := &Watch{loop: l, fd: fd, fn: fn}
+	var err error
+	w.slot, err = l.enter(fd, events, nil, w)
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// Close ends the watching; the descriptor stays open.
+func (w *Watch) Close() {
+	w.loop.check()
+	if w.slot < 0 {
+		return
+	}
+	_ = unix.EpollCtl(w.loop.epfd, unix.EPOLL_CTL_DEL, w.fd, nil) // closed already: gone anyway
+	w.loop.leave(w.slot)
+	w.slot = -1
+}
