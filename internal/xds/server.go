@@ -1,0 +1,224 @@
+package xds
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/tulle-mesh/tulle/internal/identity"
+)
+
+// ErrDenied is returned by Config.Open for a caller that may not be who its
+// node says. The stream ends with PermissionDenied and the error's text.
+var ErrDenied = errors.New("not allowed")
+
+// ErrUnknown is returned by Config.Open for a caller whose workload the control
+// plane does not know (yet). The stream ends with Unavailable: try again.
+var ErrUnknown = errors.New("unknown workload")
+
+// Node is what a client says about itself. It is no proof of anything and may
+// only narrow what the caller gets.
+type Node struct {
+	ID        string
+	Cluster   string
+	UserAgent string
+	Version   string
+	Features  []string          // client_features
+	Metadata  map[string]string // the metadata fields that are strings
+}
+
+// Feed is the resources of one client, from Open until Close.
+type Feed struct {
+	// Key is the client's name in status and limits, as "shop/orders-1".
+	Key string
+	// Get is the newest Set, and a channel that is closed when there is a newer
+	// one. It is called by one goroutine at a time.
+	Get func() (*Set, <-chan struct{})
+	// Rejected is told what the client refused. It must not block. May be nil.
+	Rejected func(Rejection)
+	// Close is called once when the stream has ended. May be nil.
+	Close func()
+}
+
+// Config of a Server. Authenticate and Open must be set.
+type Config struct {
+	// Authenticate says who opened the stream, or a gRPC status error.
+	Authenticate func(context.Context) (*identity.Caller, error)
+	// Open finds the Feed of an authenticated caller. The caller is to be
+	// believed, the node is not. Errors that wrap ErrDenied or ErrUnknown are
+	// told to the client, others only as an internal error.
+	Open func(context.Context, *identity.Caller, *Node) (*Feed, error)
+	// Name of this control plane in responses.
+	Name string
+
+	// StreamsPerKey bounds the streams of one Feed.Key at a time; 8.
+	StreamsPerKey int
+	// NamesPerType bounds the subscriptions of a stream per type; 50,000.
+	NamesPerType int
+	// Types bounds the types that a stream subscribes to; 16.
+	Types int
+}
+
+// MaxMessage is the size in bytes of the largest request that a gRPC server in
+// front of this room should take.
+const MaxMessage = 8 << 20
+
+// maxName bounds the length of a resource name.
+const maxName = 1024
+
+// Timing of streams.
+const (
+	hold        = 100 * time.Millisecond // between two adoptions of a newer Set
+	patience    = 5 * time.Second        // for an answer, before the next response of the type
+	digest      = 2 * time.Second        // for a type's needs to be digested
+	firstWithin = 15 * time.Second       // for the first request of a stream
+)
+
+// Server is the aggregated discovery service. Safe for concurrent use.
+type Server struct {
+	discoverypb.UnimplementedAggregatedDiscoveryServiceServer
+	c Config
+
+	mu      sync.Mutex
+	streams map[*stream]struct{}
+	perKey  map[string]int
+}
+
+// New makes a Server; Register puts it on a gRPC server.
+func New(c Config) *Server {
+	c.StreamsPerKey = cmp.Or(c.StreamsPerKey, 8)
+	c.NamesPerType = cmp.Or(c.NamesPerType, 50_000)
+	c.Types = cmp.Or(c.Types, 16)
+	return &Server{c: c, streams: map[*stream]struct{}{}, perKey: map[string]int{}}
+}
+
+// Register adds the service to a gRPC server.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	discoverypb.RegisterAggregatedDiscoveryServiceServer(r, s)
+}
+
+// StreamAggregatedResources serves one state-of-the-world stream.
+func (s *Server) StreamAggregatedResources(g grpc.BidiStreamingServer[discoverypb.DiscoveryRequest, discoverypb.DiscoveryResponse]) error {
+	return s.serve(g.Context(), &sotwWire{g: g, name: s.c.Name})
+}
+
+// DeltaAggregatedResources serves one delta stream.
+func (s *Server) DeltaAggregatedResources(g grpc.BidiStreamingServer[discoverypb.DeltaDiscoveryRequest, discoverypb.DeltaDiscoveryResponse]) error {
+	return s.serve(g.Context(), &deltaWire{g: g, name: s.c.Name})
+}
+
+// serve runs one stream to its end.
+func (s *Server) serve(ctx context.Context, w wire) error {
+	caller, err := s.c.Authenticate(ctx)
+	if err != nil {
+		return err
+	}
+	// The context ends with this function, which ends the goroutines below
+	// when the stream is ended by us.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	st := newStream(s.c, caller, w)
+	go st.receive(ctx)
+	first, err := st.first(ctx)
+	if err != nil {
+		return err
+	}
+	feed, err := s.open(ctx, caller, first.node)
+	if err != nil {
+		return err
+	}
+	st.feed, st.agent = feed, agent(first.node)
+	if feed.Close != nil {
+		defer feed.Close()
+	}
+	if err := s.enter(st); err != nil {
+		return err
+	}
+	defer s.leave(st)
+	return st.run(ctx, first)
+}
+
+func (s *Server) open(ctx context.Context, caller *identity.Caller, node *Node) (*Feed, error) {
+	if node == nil {
+		node = &Node{}
+	}
+	feed, err := s.c.Open(ctx, caller, node)
+	switch {
+	case errors.Is(err, ErrDenied):
+		return nil, status.Error(codes.PermissionDenied, err.Error())
+	case errors.Is(err, ErrUnknown):
+		return nil, status.Error(codes.Unavailable, err.Error())
+	case err != nil:
+		return nil, status.Error(codes.Internal, "no configuration for this client")
+	}
+	return feed, nil
+}
+
+func (s *Server) enter(st *stream) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.perKey[st.feed.Key] >= s.c.StreamsPerKey {
+		return status.Errorf(codes.ResourceExhausted, "%s has %d streams already", st.feed.Key, s.c.StreamsPerKey)
+	}
+	s.perKey[st.feed.Key]++
+	s.streams[st] = struct{}{}
+	return nil
+}
+
+func (s *Server) leave(st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.perKey[st.feed.Key]--; s.perKey[st.feed.Key] == 0 {
+		delete(s.perKey, st.feed.Key)
+	}
+	delete(s.streams, st)
+}
+
+// Status is where one stream stands.
+type Status struct {
+	Key       string
+	UserAgent string
+	Proof     string
+	Since     time.Time
+	Delta     bool
+	Types     []TypeStatus // sorted by type URL
+}
+
+// TypeStatus is where one type of a stream stands.
+type TypeStatus struct {
+	Type     string // type URL
+	Names    int    // subscribed by name
+	Wildcard bool
+	Held     int       // resources that the client holds
+	Sent     string    // version of the Set behind the newest response; empty: never sent
+	Acked    string    // version of the Set behind the newest answered response
+	SentAt   time.Time // of the newest response
+	AckedAt  time.Time // of the newest answer that accepted
+	Refused  []string  // names of resources that the client holds an older version of, sorted
+	Reason   string    // of the newest refusal
+}
+
+// Synced reports whether the client accepted everything that it was sent.
+func (t TypeStatus) Synced() bool { return t.Sent == t.Acked && len(t.Refused) == 0 }
+
+// Status of all streams, by key and age.
+func (s *Server) Status() []Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Status
+	for st := range s.streams {
+		out = append(out, st.status())
+	}
+	slices.SortFunc(out, func(a, b Status) int {
+		return cmp.Or(cmp.Compare(a.Key, b.Key), a.Since.Compare(b.Since))
+	})
+	return out
+}

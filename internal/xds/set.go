@@ -1,0 +1,147 @@
+package xds
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+)
+
+// Type URLs that the server knows something about: their order, and which of
+// them refer to which.
+const (
+	ClusterType  = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+	EndpointType = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+	ListenerType = "type.googleapis.com/envoy.config.listener.v3.Listener"
+	RouteType    = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+	SecretType   = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+)
+
+// order in which news is sent: what is referred to goes before what refers to
+// it. Secrets come last because clients ask for them by name, after they have
+// seen who needs them.
+var order = []string{ClusterType, EndpointType, ListenerType, RouteType, SecretType}
+
+// users lists the types whose resources refer to those of the key. A resource
+// is removed only when its users have been brought up to date.
+var users = map[string][]string{
+	ClusterType:  {ListenerType, RouteType},
+	EndpointType: {ClusterType},
+	RouteType:    {ListenerType},
+	SecretType:   {ClusterType, ListenerType},
+}
+
+// needs lists the types that a client should have digested before it is told
+// news of the key.
+var needs = map[string][]string{
+	ListenerType: {ClusterType, EndpointType},
+	RouteType:    {ClusterType, EndpointType},
+}
+
+// Resource is one named resource. Immutable.
+type Resource struct {
+	Type    string // type URL
+	Name    string
+	Version string // equal versions mean equal bodies; see Hash
+	Body    []byte // the encoded message, as the value of its Any; never logged
+}
+
+// Hash is the version of a body.
+func Hash(body []byte) string {
+	h := sha256.Sum256(body)
+	return hex.EncodeToString(h[:8])
+}
+
+// Set is all that one client may have at one moment. Immutable; a nil Set is
+// empty.
+type Set struct {
+	Version string // told to clients, and shown in status; not compared
+	types   map[string]*typeSet
+}
+
+// typeSet is the resources of one type.
+type typeSet struct {
+	names []string // sorted
+	by    map[string]*Resource
+}
+
+var emptyType = &typeSet{}
+
+// NewSet makes a Set. What prev (which may be nil) holds with the same version
+// is shared with it, so that unchanged types are recognised by their pointer
+// and unchanged bodies are kept once. Of resources with the same type and name
+// the last one stands. The bodies are the Set's from now on.
+func NewSet(version string, prev *Set, resources []Resource) *Set {
+	s := &Set{Version: version, types: map[string]*typeSet{}}
+	for i := range resources {
+		r := &resources[i]
+		if r.Version == "" {
+			r.Version = Hash(r.Body)
+		}
+		old := prev.of(r.Type).by[r.Name]
+		if old != nil && old.Version == r.Version {
+			r = old
+		} else {
+			r = &Resource{r.Type, r.Name, r.Version, r.Body}
+		}
+		t := s.types[r.Type]
+		if t == nil {
+			t = &typeSet{by: map[string]*Resource{}}
+			s.types[r.Type] = t
+		}
+		if t.by[r.Name] == nil {
+			t.names = append(t.names, r.Name)
+		}
+		t.by[r.Name] = r
+	}
+	for url, t := range s.types {
+		slices.Sort(t.names)
+		if old := prev.of(url); t.same(old) {
+			s.types[url] = old
+		}
+	}
+	return s
+}
+
+// Find is a resource of the Set; nil when it has none of that name.
+func (s *Set) Find(typeURL, name string) *Resource { return s.of(typeURL).by[name] }
+
+// Names of the resources of a type, sorted. The caller must not change them.
+func (s *Set) Names(typeURL string) []string { return s.of(typeURL).names }
+
+// Same reports whether both Sets hold the same resources.
+func (s *Set) Same(o *Set) bool {
+	if s == nil || o == nil {
+		return s == o
+	}
+	if len(s.types) != len(o.types) {
+		return false
+	}
+	for url, t := range s.types {
+		if !t.same(o.of(url)) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Set) of(typeURL string) *typeSet {
+	if s == nil || s.types[typeURL] == nil {
+		return emptyType
+	}
+	return s.types[typeURL]
+}
+
+func (t *typeSet) same(o *typeSet) bool {
+	if t == o {
+		return true
+	}
+	if !slices.Equal(t.names, o.names) {
+		return false
+	}
+	for n, r := range t.by {
+		if o.by[n].Version != r.Version {
+			return false
+		}
+	}
+	return true
+}

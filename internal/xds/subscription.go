@@ -1,0 +1,342 @@
+package xds
+
+import (
+	"maps"
+	"slices"
+)
+
+// maxChunk bounds the bodies of one response, in bytes, where the protocol
+// lets a response be a part. One resource may be larger.
+const maxChunk = 2 << 20
+
+// gone stands in subscription.sent for a name that the client was told does
+// not exist.
+var gone = &Resource{}
+
+// subscription is what one client wants of one type, what it has been told,
+// and what it refused. Owned by the stream's goroutine.
+type subscription struct {
+	typeURL string
+	delta   bool
+	// full: state-of-the-world listeners and clusters, where a response is the
+	// whole state and what it leaves out is removed.
+	full bool
+
+	wildcard bool
+	implicit bool // wildcard because the client has never named anything
+	names    map[string]bool
+
+	// sent is the version that the client holds as far as we know, by name:
+	// what was sent last, unless it was refused.
+	sent map[string]*Resource
+	// bad is the version that the client refused, by name.
+	bad map[string]string
+	// again holds names that must be sent even if the client has them.
+	again map[string]bool
+	// owed: a response is due even if it is empty.
+	owed bool
+	// suspects are groups of names, one of which was refused by a client that
+	// did not say which; they are sent one group at a time until the culprit
+	// is found.
+	suspects [][]string
+
+	last   string  // nonce of the newest response; empty: none yet
+	flight *flight // the response that was not yet answered
+	// clean is the set in which nothing remained to be sent.
+	clean *typeSet
+}
+
+// flight is an unanswered response.
+type flight struct {
+	changed []string             // names of the resources that were news
+	before  map[string]*Resource // what the client held of them
+}
+
+// response is one message to the client, of either protocol.
+type response struct {
+	typeURL   string
+	nonce     string
+	resources []*Resource
+	removed   []string // delta only
+}
+
+func newSubscription(typeURL string, delta bool) *subscription {
+	return &subscription{
+		typeURL: typeURL,
+		delta:   delta,
+		full:    !delta && (typeURL == ListenerType || typeURL == ClusterType),
+		names:   map[string]bool{},
+		sent:    map[string]*Resource{},
+		bad:     map[string]string{},
+		again:   map[string]bool{},
+	}
+}
+
+// wants reports whether the client subscribed to name.
+func (s *subscription) wants(name string) bool { return s.wildcard || s.names[name] }
+
+// resubscribe replaces the subscription by the list of a state-of-the-world
+// request. It reports whether the client now asks for anything that it did not
+// ask for before, and whether it asks for just the same.
+func (s *subscription) resubscribe(list []string, first bool) (more, same bool) {
+	named := len(list) > 0
+	wildcard := slices.Contains(list, "*")
+	if !named && (first || s.implicit) {
+		wildcard = true
+	}
+	s.implicit = wildcard && !named
+	now := make(map[string]bool, len(list))
+	for _, n := range list {
+		if n != "*" {
+			now[n] = true
+			more = more || !s.names[n]
+		}
+	}
+	more = more || wildcard && !s.wildcard
+	same = !more && wildcard == s.wildcard && len(now) == len(s.names)
+	s.names, s.wildcard, s.clean = now, wildcard, nil
+	s.forget()
+	return more, same
+}
+
+// subscribe adds to the subscription of a delta stream. What is asked for is
+// sent even if it was sent before: the client may have dropped it. known are
+// the versions that a client brings from an earlier stream.
+func (s *subscription) subscribe(list []string, known map[string]string, first bool) {
+	s.clean = nil
+	for n, v := range known {
+		s.sent[n] = &Resource{Type: s.typeURL, Name: n, Version: v}
+	}
+	if first && len(list) == 0 {
+		s.wildcard, s.implicit, s.owed = true, true, true
+		return
+	}
+	for _, n := range list {
+		if n == "*" {
+			s.wildcard, s.owed = true, true
+			continue
+		}
+		s.names[n] = true
+		if _, has := known[n]; !has {
+			if s.sent[n] == gone {
+				delete(s.sent, n)
+			}
+			s.again[n] = true
+		}
+	}
+	if s.implicit && len(list) > 0 {
+		// Once a name is given, the wildcard lasts only if it was asked for.
+		s.implicit = false
+	}
+}
+
+// unsubscribe takes from the subscription of a delta stream.
+func (s *subscription) unsubscribe(list []string) {
+	s.clean = nil
+	for _, n := range list {
+		if n == "*" {
+			s.wildcard, s.implicit = false, false
+			continue
+		}
+		delete(s.names, n)
+	}
+	s.forget()
+}
+
+// forget drops what is held about names that are no longer wanted: the client
+// drops them too.
+func (s *subscription) forget() {
+	if s.wildcard {
+		return
+	}
+	unwanted := func(n string) bool { return !s.names[n] }
+	maps.DeleteFunc(s.sent, func(n string, _ *Resource) bool { return unwanted(n) })
+	maps.DeleteFunc(s.bad, func(n, _ string) bool { return unwanted(n) })
+	maps.DeleteFunc(s.again, func(n string, _ bool) bool { return unwanted(n) })
+}
+
+// repeat makes the next response hold everything that the client asked for.
+func (s *subscription) repeat() {
+	s.clean, s.owed = nil, true
+	for n := range s.names {
+		s.again[n] = true
+	}
+}
+
+// resend makes the next response hold name, if the client has it.
+func (s *subscription) resend(name string) {
+	if r := s.sent[name]; r != nil && r != gone {
+		s.again[name] = true
+		s.clean = nil
+	}
+}
+
+// news reports whether r is to be sent.
+func (s *subscription) news(r *Resource) bool {
+	if v, refused := s.bad[r.Name]; refused && v == r.Version {
+		return false
+	}
+	have := s.sent[r.Name]
+	return have == nil || have.Version != r.Version || s.again[r.Name]
+}
+
+// candidates are the names to compare, sorted: all that the client wants and
+// all that it holds.
+func (s *subscription) candidates(set *typeSet) []string {
+	if !s.wildcard {
+		return slices.Sorted(maps.Keys(s.names))
+	}
+	out := slices.Clone(set.names)
+	for n := range s.names {
+		if set.by[n] == nil {
+			out = append(out, n)
+		}
+	}
+	for n := range s.sent {
+		if set.by[n] == nil && !s.names[n] {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// next makes the response that brings the client nearer to set, and notes it
+// as sent; nil when there is nothing to say. Without removals, what is gone
+// from set stays with the client for now.
+func (s *subscription) next(set *typeSet, removals bool) *response {
+	if s.clean == set && !s.owed {
+		return nil
+	}
+	group := s.suspectGroup(set)
+	f := &flight{before: map[string]*Resource{}}
+	res := &response{typeURL: s.typeURL}
+	size, rest := 0, false
+	var drop []string
+	for _, n := range s.candidates(set) {
+		r, have := set.by[n], s.sent[n]
+		switch {
+		case r == nil && have == gone && !s.again[n]:
+		case r == nil && (have == nil || have == gone):
+			if s.delta && s.names[n] {
+				s.sent[n] = gone
+				res.removed = append(res.removed, n)
+			}
+			delete(s.again, n)
+		case r == nil && removals:
+			drop = append(drop, n)
+		case r == nil:
+			rest = true
+		case !s.news(r):
+		case group != nil && !slices.Contains(group, n),
+			!s.full && len(res.resources) > 0 && size+len(r.Body) > maxChunk:
+			rest = true
+		default:
+			size += len(r.Body)
+			f.changed = append(f.changed, n)
+			f.before[n] = have
+			s.sent[n] = r
+			delete(s.again, n)
+			delete(s.bad, n)
+			res.resources = append(res.resources, r)
+		}
+	}
+	if s.delta {
+		res.removed = append(res.removed, drop...)
+	}
+	for _, n := range drop {
+		s.drop(n)
+	}
+	if !rest {
+		s.clean = set
+	}
+	say := len(res.resources) > 0 || len(res.removed) > 0 || s.owed || s.full && len(drop) > 0
+	s.owed = false
+	if !say {
+		return nil
+	}
+	if s.full {
+		res.resources = s.everything()
+	}
+	s.flight = f
+	return res
+}
+
+// drop notes that the client was told that n is gone.
+func (s *subscription) drop(n string) {
+	delete(s.bad, n)
+	delete(s.again, n)
+	if s.delta && s.names[n] {
+		s.sent[n] = gone
+		return
+	}
+	delete(s.sent, n)
+}
+
+// everything the client is to hold, for a response that is the whole state.
+func (s *subscription) everything() []*Resource {
+	var out []*Resource
+	for _, n := range slices.Sorted(maps.Keys(s.sent)) {
+		if s.wants(n) {
+			out = append(out, s.sent[n])
+		}
+	}
+	return out
+}
+
+// suspectGroup is the group to be tried now; nil when nothing is suspected.
+func (s *subscription) suspectGroup(set *typeSet) []string {
+	for len(s.suspects) > 0 {
+		for _, n := range s.suspects[0] {
+			if r := set.by[n]; r != nil && s.wants(n) && s.news(r) {
+				return s.suspects[0]
+			}
+		}
+		s.suspects = s.suspects[1:]
+	}
+	s.suspects = nil
+	return nil
+}
+
+// accept notes that the flight was taken.
+func (s *subscription) accept() { s.flight = nil }
+
+// refuse notes that the flight was not taken. What the text blames is not sent
+// again until it changes; whatever else was new in the response is, because a
+// client may refuse a response as a whole. When nothing can be blamed, halves
+// are tried.
+func (s *subscription) refuse(text string) []Rejection {
+	f := s.flight
+	s.flight, s.clean = nil, nil
+	if len(text) > maxReason {
+		text = text[:maxReason]
+	}
+	changed := slices.DeleteFunc(slices.Clone(f.changed), func(n string) bool { return s.sent[n] == nil })
+	if len(changed) == 0 {
+		return []Rejection{{Type: s.typeURL, Reason: text}}
+	}
+	guilty := blame(text, changed)
+	if len(guilty) == 0 && len(changed) == 1 {
+		guilty = map[string]string{changed[0]: text}
+	}
+	var out []Rejection
+	for _, n := range changed {
+		if why, ok := guilty[n]; ok {
+			out = append(out, Rejection{s.typeURL, n, s.sent[n].Version, why})
+			s.bad[n] = s.sent[n].Version
+		}
+		if b := f.before[n]; b != nil {
+			s.sent[n] = b
+		} else {
+			delete(s.sent, n)
+		}
+	}
+	if len(guilty) == 0 {
+		half := len(changed) / 2
+		if len(s.suspects) > 0 {
+			s.suspects = s.suspects[1:]
+		}
+		s.suspects = append([][]string{changed[:half], changed[half:]}, s.suspects...)
+	}
+	return out
+}
