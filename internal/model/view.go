@@ -56,6 +56,7 @@ type View struct {
 	Outbound []*Outbound
 	Inbound  []*Inbound
 	Servers  []*GatewayPort
+	Broken   []*BrokenServer
 	Secrets  []*Secret // that its Gateways name and it may have
 	// InboundDefault applies to captured connections to ports no service declares.
 	InboundDefault InboundPolicy
@@ -100,8 +101,9 @@ type ClusterEndpoint struct {
 // HTTPTable is one route table: "80", "orders.shop.svc.cluster.local:8080",
 // "http_proxy", "http.8080", "https.443.https.gw.ns", "inbound|8080||".
 type HTTPTable struct {
-	Name  string
-	Hosts []*VirtualHost
+	Name     string
+	Hosts    []*VirtualHost
+	WithPort bool // domains carry ports (http_proxy); else a port in Host is ignored
 }
 
 // VirtualHost of an HTTPTable.
@@ -142,7 +144,10 @@ type RouteBackend struct {
 	Weight  uint32
 	Headers *HeaderOps
 	Missing bool
-	Origin  Origin
+	// Authority replaces the request's, where only this one of several
+	// destinations asks for it; else Route.Rewrite has it.
+	Authority string
+	Origin    Origin
 }
 
 // RouteMirror copies requests to a cluster.
@@ -199,6 +204,7 @@ type GatewayPort struct {
 	Bind     netip.Addr
 	Port     uint16           // the port the process listens on (target port)
 	External uint16           // the port in the Gateway
+	Listen   netip.AddrPort   // standalone: the real socket; zero: Bind and Port
 	Table    string           // plain HTTP ports: one table for all servers
 	Servers  []*GatewayServer // TLS and TCP servers, chosen by SNI
 	Policy   InboundPolicy
@@ -214,4 +220,13 @@ type GatewayServer struct {
 	Table    string   // terminated HTTP
 	TCP      []*TCPRoute
 	Origin   Origin
+}
+
+// BrokenServer is a server of a Gateway that cannot serve, for want of a usable
+// certificate or of routes. It is not among the GatewayPorts; explain tells it.
+type BrokenServer struct {
+	Port   uint16 // the port the process would listen on
+	Hosts  []string
+	Why    string
+	Origin Origin
 }

@@ -1,0 +1,134 @@
+package link
+
+import (
+	"strconv"
+
+	"github.com/tulle-mesh/tulle/internal/model"
+)
+
+// clusterName is Istio's: outbound|port|subset|host.
+func clusterName(port uint16, subset, host string) string {
+	return "outbound|" + strconv.Itoa(int(port)) + "|" + subset + "|" + host
+}
+
+func meshSNI(port uint16, subset, host string) string {
+	return "outbound_." + strconv.Itoa(int(port)) + "_." + subset + "_." + host
+}
+
+// clustersOf makes the clusters of a service: per port, the whole service and
+// each subset of the rule that this client uses.
+func (m *Mesh) clustersOf(w who, role model.Role, s *service) []*model.Cluster {
+	d := m.destinationFor(w, s)
+	sans := m.spiffe(s)
+	var out []*model.Cluster
+	seen := map[uint16]bool{}
+	for _, p := range s.Ports {
+		if p.Protocol == model.UDP || seen[p.Number] {
+			continue
+		}
+		seen[p.Number] = true
+		out = append(out, m.cluster(role, s, p, d, nil, sans))
+		if d == nil {
+			continue
+		}
+		for _, sub := range d.subsets {
+			out = append(out, m.cluster(role, s, p, d, sub, sans))
+		}
+	}
+	return out
+}
+
+func (m *Mesh) cluster(role model.Role, s *service, p model.Port, d *destination, sub *model.Subset, sans []string) *model.Cluster {
+	pol := d.policyFor(p.Number, sub)
+	c := &model.Cluster{
+		Service: s.Service, Port: p, External: s.External, Resolution: s.Resolution,
+		Origins: []model.Origin{s.Origin},
+	}
+	if sub != nil {
+		c.Subset, c.Labels = sub.Name, sub.Labels
+	}
+	if d != nil {
+		c.Origins = append(c.Origins, d.origins...)
+	}
+	c.Name = clusterName(p.Number, c.Subset, s.Host)
+	c.Endpoints = selectEndpoints(s.at(p), c.Labels)
+	if pol.LoadBalancer != nil {
+		c.Balance = *pol.LoadBalancer
+	}
+	if pol.Pool != nil {
+		c.Pool = *pol.Pool
+	}
+	if c.Pool.ConnectTimeout == 0 {
+		c.Pool.ConnectTimeout = m.Settings.ConnectTimeout
+	}
+	c.Outlier = pol.Outlier
+	if c.Resolution == model.Passthrough && role == model.GatewayRole {
+		c.Resolution = model.Static // a gateway has no original destination
+	}
+	if c.Balance.Algorithm == model.OriginalDst && role == model.Sidecar {
+		c.Resolution = model.Passthrough
+	}
+	c.HTTP2 = (p.Protocol.IsHTTP2() || c.Pool.H2Upgrade == model.H2Always) && !p.Protocol.IsTLS()
+	if c.Pool.UseClientProtocol {
+		c.HTTP2 = false
+	}
+	m.secure(c, s, pol.TLS, sans)
+	return c
+}
+
+func selectEndpoints(all []model.ClusterEndpoint, labels map[string]string) []model.ClusterEndpoint {
+	out := make([]model.ClusterEndpoint, 0, len(all))
+	for _, e := range all {
+		if subset(labels, e.Labels) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// secure settles TLS towards a cluster: what a DestinationRule says, else mesh
+// mTLS to the endpoints that can.
+func (m *Mesh) secure(c *model.Cluster, s *service, tls *model.ClientTLS, sans []string) {
+	c.SNI = meshSNI(c.Port.Number, c.Subset, s.Host)
+	auto := false
+	switch {
+	case tls != nil && tls.Mode != model.TLSAuto:
+		c.TLS = *tls
+		if tls.Mode == model.TLSIstioMutual {
+			if c.TLS.SNI != "" {
+				c.SNI = c.TLS.SNI
+			}
+			c.SANs = sans
+			if len(tls.SANs) > 0 {
+				c.SANs = tls.SANs
+			}
+		}
+	case s.External || !m.Settings.AutoMTLS:
+		c.TLS.Mode = model.TLSDisable
+	case c.Resolution == model.Passthrough:
+		// The address is only known when the connection arrives, so the whole
+		// cluster is mTLS or none of it.
+		c.TLS.Mode = model.TLSDisable
+		if len(c.Endpoints) > 0 && m.mtls.namespaceMode(s.Namespace) != model.MTLSDisable && allMTLS(c.Endpoints) {
+			c.TLS.Mode, c.SANs = model.TLSIstioMutual, sans
+		}
+	default:
+		auto = true
+		c.TLS.Mode, c.SANs = model.TLSAuto, sans
+	}
+	if !auto {
+		on := c.TLS.Mode == model.TLSIstioMutual
+		for i := range c.Endpoints {
+			c.Endpoints[i].MTLS = on
+		}
+	}
+}
+
+func allMTLS(l []model.ClusterEndpoint) bool {
+	for _, e := range l {
+		if !e.MTLS {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,399 @@
+package link
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/model"
+)
+
+// openPort is one port of a gateway workload while Gateways are merged on it.
+type openPort struct {
+	number   uint16 // in the Gateway
+	listen   uint16 // of the process
+	bind     string
+	plain    bool // HTTP or TCP without TLS
+	protocol model.Protocol
+	servers  []openServer
+	sni      map[string]openServer // who has a TLS host
+}
+
+type openServer struct {
+	gateway *model.Gateway
+	server  *model.Server
+	hosts   []string // with namespace, "./" resolved
+}
+
+func (s openServer) name() string { return s.gateway.Namespace + "/" + s.gateway.Name }
+
+// sni lists the hosts without their namespace part.
+func (s openServer) sni() []string {
+	var out []string
+	for _, h := range s.hosts {
+		_, host := splitHost(h)
+		if !slices.Contains(out, host) {
+			out = append(out, host)
+		}
+	}
+	return out
+}
+
+func splitHost(h string) (ns, host string) {
+	if a, b, ok := strings.Cut(h, "/"); ok {
+		return a, b
+	}
+	return "*", h
+}
+
+// hostsFor lists the server's hosts that route sets of a namespace may use.
+func (s openServer) hostsFor(ns string) []string {
+	var out []string
+	for _, h := range s.hosts {
+		if n, host := splitHost(h); n == "*" || n == ns {
+			out = append(out, host)
+		}
+	}
+	return out
+}
+
+func serverHosts(g *model.Gateway, s *model.Server) []string {
+	var out []string
+	for _, h := range s.Hosts {
+		switch ns, host := splitHost(h); ns {
+		case ".":
+			out = append(out, g.Namespace+"/"+host)
+		case "*":
+			out = append(out, host)
+		default:
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// terminates reports whether a server opens TLS.
+func terminates(s *model.Server) bool {
+	return s.TLS != nil && !s.Port.Protocol.IsHTTP() && s.TLS.Mode != model.ServerPassthrough && s.TLS.Mode != model.ServerAutoPassthrough
+}
+
+func plain(s *model.Server) bool { return s.Port.Protocol.IsHTTP() || s.TLS == nil }
+
+// openPorts merges the Gateways that select a workload, oldest first. On one
+// port either plain HTTP servers are merged, or TLS servers with different
+// hosts, or one TCP server stands alone; who comes later loses.
+func (m *Mesh) openPorts(labels map[string]string, listen func(uint16) []uint16, n *notices) []*openPort {
+	var out []*openPort
+	find := func(port uint16, bind string) *openPort {
+		for _, p := range out {
+			if p.listen == port && (p.bind == bind || p.bind == "" || bind == "") {
+				return p
+			}
+		}
+		return nil
+	}
+	for _, g := range m.gateways {
+		if !subset(g.Selector, labels) {
+			continue
+		}
+		for i := range g.Servers {
+			s := openServer{g, &g.Servers[i], serverHosts(g, &g.Servers[i])}
+			for _, port := range listen(s.server.Port.Number) {
+				p := find(port, s.server.Bind)
+				if p == nil {
+					p = &openPort{
+						number: s.server.Port.Number, listen: port, bind: s.server.Bind,
+						plain: plain(s.server), protocol: s.server.Port.Protocol, sni: map[string]openServer{},
+					}
+					out = append(out, p)
+				} else if !p.joins(s, n) {
+					continue
+				}
+				p.add(s, n)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b *openPort) int {
+		if a.listen != b.listen {
+			return int(a.listen) - int(b.listen)
+		}
+		return strings.Compare(a.bind, b.bind)
+	})
+	return out
+}
+
+// joins reports whether a server may share the port with those before it.
+func (p *openPort) joins(s openServer, n *notices) bool {
+	first := p.servers
+	if len(first) == 0 {
+		return true
+	}
+	same := p.plain == plain(s.server)
+	if same && p.plain {
+		same = p.protocol.IsHTTP() && s.server.Port.Protocol.IsHTTP()
+	}
+	if !same {
+		n.add(model.Error, model.Conflict, s.server.Origin, "port %d is ignored: %s has it for %s, this server wants %s",
+			s.server.Port.Number, where(first[0].server.Origin), kind(first[0].server), kind(s.server))
+	}
+	return same
+}
+
+func kind(s *model.Server) string {
+	if s.Port.Protocol.IsHTTP() {
+		return "plain HTTP"
+	}
+	if s.TLS == nil {
+		return "plain TCP"
+	}
+	return "TLS"
+}
+
+// add gives a server the port; a TLS server loses the hosts that another one
+// has on it.
+func (p *openPort) add(s openServer, n *notices) {
+	if p.plain {
+		p.servers = append(p.servers, s)
+		return
+	}
+	var own []string
+	for _, h := range s.hosts {
+		_, host := splitHost(h)
+		if old, ok := p.sni[host]; ok && old.server != s.server {
+			n.add(model.Error, model.Conflict, s.server.Origin, "host %s on port %d is ignored: %s has it already",
+				host, s.server.Port.Number, where(old.server.Origin))
+			continue
+		}
+		p.sni[host] = s
+		own = append(own, h)
+	}
+	if len(own) > 0 {
+		s.hosts = own
+		p.servers = append(p.servers, s)
+	}
+}
+
+// listenPorts translates a Gateway's port by the Services in front of a
+// gateway workload; without one the number itself is meant.
+func (m *Mesh) listenPorts(c *model.Client) func(uint16) []uint16 {
+	own := m.ownServices(c)
+	return func(number uint16) []uint16 {
+		var out []uint16
+		for _, s := range own {
+			if p, ok := s.port(number); ok {
+				if t := ownPort(s, p, c); t != 0 && !slices.Contains(out, t) {
+					out = append(out, t)
+				}
+			}
+		}
+		if len(out) == 0 {
+			out = []uint16{number}
+		}
+		slices.Sort(out)
+		return out
+	}
+}
+
+func (s *scope) buildGateway() {
+	c := &s.client
+	used := usage{}
+	sec := newSecrets(s.m, c.Namespace)
+	for _, p := range s.m.openPorts(c.Labels, s.m.listenPorts(c), nil) {
+		g := &model.GatewayPort{
+			Bind: netip.IPv4Unspecified(), Port: p.listen, External: p.number, Origin: p.servers[0].server.Origin,
+		}
+		if a, err := netip.ParseAddr(p.bind); err == nil {
+			g.Bind = a
+		}
+		for _, e := range c.Expose {
+			if e.Port == p.listen || e.Port == p.number && !g.Listen.IsValid() {
+				g.Listen = e.Listen
+			}
+		}
+		g.Name = g.Bind.String() + "_" + strconv.Itoa(int(p.listen))
+		g.Policy = s.m.policy(s.m.mtls.server(c.Namespace, c.Labels), nil, p.listen)
+		if p.plain && p.protocol.IsHTTP() {
+			t := s.gatewayTable(httpTable(p), p.number, p.servers, &used)
+			s.tables = append(s.tables, t)
+			g.Table = t.Name
+			s.servers = append(s.servers, g)
+			continue
+		}
+		for _, sv := range p.servers {
+			s.gatewayServer(g, p, sv, sec, &used)
+		}
+		if len(g.Servers) > 0 {
+			s.servers = append(s.servers, g)
+		}
+	}
+	s.secrets = sec.list()
+	s.gatewayClusters(used)
+	s.finish()
+}
+
+func httpTable(p *openPort) string {
+	name := "http." + strconv.Itoa(int(p.listen))
+	if p.bind != "" {
+		name += "." + p.bind
+	}
+	return name
+}
+
+// gatewayServer adds one TLS or TCP server, unless it cannot serve.
+func (s *scope) gatewayServer(g *model.GatewayPort, p *openPort, sv openServer, sec *secrets, used *usage) {
+	out := &model.GatewayServer{Hosts: sv.sni(), Protocol: sv.server.Port.Protocol, TLS: sv.server.TLS, Origin: sv.server.Origin}
+	if terminates(sv.server) && sv.server.TLS.Mode != model.ServerIstioMutual {
+		names, why := sec.of(sv.server.TLS)
+		if why != "" {
+			s.broken = append(s.broken, &model.BrokenServer{Port: p.listen, Hosts: out.Hosts, Why: why, Origin: out.Origin})
+			return
+		}
+		out.Secrets = names
+	}
+	if sv.server.Port.Protocol == model.HTTPS && terminates(sv.server) {
+		t := s.gatewayTable(tlsTable(p, sv), p.number, []openServer{sv}, used)
+		s.tables = append(s.tables, t)
+		out.Table = t.Name
+	} else if out.TCP = s.gatewayTCP(p, sv, used); len(out.TCP) == 0 {
+		s.broken = append(s.broken, &model.BrokenServer{Port: p.listen, Hosts: out.Hosts, Why: "no VirtualService routes its connections", Origin: out.Origin})
+		return
+	}
+	g.Servers = append(g.Servers, out)
+}
+
+func tlsTable(p *openPort, sv openServer) string {
+	name := "https." + strconv.Itoa(int(sv.server.Port.Number)) + "." + sv.server.Port.Name + "." + sv.gateway.Name + "." + sv.gateway.Namespace
+	if p.bind != "" {
+		name += "." + p.bind
+	}
+	return name
+}
+
+func (s *scope) gatewaySite(gateway string, port uint16, tls bool, used *usage) *site {
+	return &site{m: s.m, who: s.who, reg: s.reg, gateway: gateway, port: port, tls: tls, used: used}
+}
+
+// gatewayTable merges the route sets of all servers by host.
+func (s *scope) gatewayTable(name string, port uint16, servers []openServer, used *usage) *model.HTTPTable {
+	t := &model.HTTPTable{Name: name}
+	hosts := map[string]*model.VirtualHost{}
+	get := func(h string) *model.VirtualHost {
+		v := hosts[h]
+		if v == nil {
+			v = &model.VirtualHost{Name: hostPort(h, port), Domains: []string{h}, IncludeAttempt: true}
+			hosts[h] = v
+		}
+		return v
+	}
+	type once struct {
+		set  *routeSet
+		gw   string
+		host string
+	}
+	done := map[once]bool{}
+	for _, sv := range servers {
+		at := s.gatewaySite(sv.name(), port, terminates(sv.server), used)
+		for _, r := range s.m.routesFor(sv.name(), s.client.Namespace) {
+			common := intersect(sv.hostsFor(r.Namespace), r.hosts)
+			if len(common) == 0 {
+				continue
+			}
+			routes := at.httpRoutes(r)
+			if len(routes) == 0 {
+				continue
+			}
+			for _, h := range common {
+				v := get(h)
+				if k := (once{r, sv.name(), h}); !done[k] {
+					done[k] = true
+					v.Routes = append(v.Routes, routes...)
+				}
+				v.RequireTLS = v.RequireTLS || sv.server.Redirect
+			}
+		}
+		if sv.server.Redirect {
+			for _, h := range sv.sni() {
+				get(h).RequireTLS = true
+			}
+		}
+	}
+	for _, h := range sortedKeys(hosts) {
+		v := hosts[h]
+		v.Routes = catchAllLast(v.Routes)
+		t.Hosts = append(t.Hosts, v)
+	}
+	if len(t.Hosts) == 0 {
+		t.Hosts = []*model.VirtualHost{{Name: hostPort("blackhole", port), Domains: []string{"*"}}}
+	}
+	return t
+}
+
+// intersect is the hosts that both lists stand for, the narrower spelling.
+func intersect(a, b []string) []string {
+	var out []string
+	for _, x := range a {
+		for _, y := range b {
+			if o := overlap(x, y); o != "" && !slices.Contains(out, o) {
+				out = append(out, o)
+			}
+		}
+	}
+	return out
+}
+
+// catchAllLast keeps the order but moves routes that match everything to the end.
+func catchAllLast(list []*model.Route) []*model.Route {
+	var first, last []*model.Route
+	for _, r := range list {
+		if catchAll(&r.Match) {
+			last = append(last, r)
+		} else {
+			first = append(first, r)
+		}
+	}
+	return append(first, last...)
+}
+
+// gatewayTCP settles the L4 rules of a server: by SNI where TLS passes
+// through, else TCP rules.
+func (s *scope) gatewayTCP(p *openPort, sv openServer, used *usage) []*model.TCPRoute {
+	at := s.gatewaySite(sv.name(), p.number, false, used)
+	var out []*model.TCPRoute
+	done := map[string]bool{}
+	for _, r := range s.m.routesFor(sv.name(), s.client.Namespace) {
+		common := intersect(sv.hostsFor(r.Namespace), r.hosts)
+		if len(common) == 0 {
+			continue
+		}
+		if sv.server.TLS != nil && !terminates(sv.server) {
+			out = append(out, at.tlsRules(r, nil, done, common)...)
+			continue
+		}
+		l, end := at.tcpRules(r, nil)
+		out = append(out, l...)
+		if end {
+			break
+		}
+	}
+	return out
+}
+
+// gatewayClusters makes the clusters that the gateway's routes name.
+func (s *scope) gatewayClusters(used usage) {
+	hosts := map[string]bool{}
+	for name := range used {
+		hosts[name[strings.LastIndexByte(name, '|')+1:]] = true
+	}
+	for _, h := range sortedKeys(hosts) {
+		svc := s.reg.byHost[h]
+		if svc == nil {
+			continue
+		}
+		for _, c := range s.m.clustersOf(s.who, model.GatewayRole, svc) {
+			if used[c.Name] {
+				s.clusters = append(s.clusters, c)
+			}
+		}
+	}
+}

@@ -1,0 +1,134 @@
+package link
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/model"
+)
+
+// secrets collects what a gateway's servers name, from its own namespace.
+type secrets struct {
+	m    *Mesh
+	ns   string
+	have map[string]*model.Secret
+}
+
+func newSecrets(m *Mesh, ns string) *secrets {
+	return &secrets{m: m, ns: ns, have: map[string]*model.Secret{}}
+}
+
+func (s *secrets) list() []*model.Secret {
+	var out []*model.Secret
+	for _, k := range sortedKeys(s.have) {
+		out = append(out, s.have[k])
+	}
+	return out
+}
+
+// of returns the resource names of a server's certificates, or why they cannot
+// be used. Servers with files name none here.
+func (s *secrets) of(t *model.ServerTLS) (names []string, why string) {
+	if len(t.CredentialNames) == 0 {
+		if t.Certificate == "" || t.Key == "" {
+			return nil, "it has neither credentialName nor serverCertificate and privateKey"
+		}
+		return nil, ""
+	}
+	mutual := t.Mode == model.ServerMutual || t.Mode == model.ServerOptionalMutual
+	bundle := false
+	for _, name := range t.CredentialNames {
+		name = strings.TrimPrefix(name, "kubernetes://")
+		x, why := s.m.credential(s.ns, name)
+		if why != "" {
+			return nil, why
+		}
+		s.have[name] = x
+		names = append(names, "kubernetes://"+name)
+		if mutual && !bundle {
+			ca, why := s.m.bundle(s.ns, name)
+			if why != "" {
+				return nil, why
+			}
+			s.have[ca.Name] = ca
+			bundle = true
+		}
+	}
+	return names, ""
+}
+
+// KeyPair finds certificate and key in a secret, in the spellings that Istio
+// takes: tls.crt and tls.key, or cert and key. nil: not there.
+func KeyPair(s *model.Secret) (cert, key model.Sensitive) {
+	if c, k := s.Data["tls.crt"], s.Data["tls.key"]; len(c) > 0 || len(k) > 0 {
+		return c, k
+	}
+	return s.Data["cert"], s.Data["key"]
+}
+
+// Bundle finds the CA certificates in a secret: ca.crt or cacert.
+func Bundle(s *model.Secret) model.Sensitive {
+	if c := s.Data["ca.crt"]; len(c) > 0 {
+		return c
+	}
+	return s.Data["cacert"]
+}
+
+// credential finds a usable key pair, or says why there is none.
+func (m *Mesh) credential(ns, name string) (*model.Secret, string) {
+	x := m.secrets[model.Ref{Namespace: ns, Name: name}]
+	if x == nil {
+		return nil, m.noSecret(ns, name)
+	}
+	cert, key := KeyPair(x)
+	if len(cert) == 0 || len(key) == 0 {
+		return nil, fmt.Sprintf("Secret %s/%s has no certificate and key (tls.crt and tls.key, or cert and key; it has %s)", ns, name, keys(x))
+	}
+	if _, err := tls.X509KeyPair(cert, key); err != nil {
+		return nil, fmt.Sprintf("Secret %s/%s: %s", ns, name, strings.TrimPrefix(err.Error(), "tls: "))
+	}
+	return x, ""
+}
+
+// noSecret says that a secret is missing, and where another of its name is.
+func (m *Mesh) noSecret(ns, name string) string {
+	var other []string
+	for r := range m.secrets {
+		if r.Name == name {
+			other = append(other, r.Namespace)
+		}
+	}
+	t := fmt.Sprintf("Secret %s/%s is not there", ns, name)
+	if len(other) > 0 {
+		slices.Sort(other)
+		t += fmt.Sprintf("; one of that name is in namespace %s, but secrets are read in the gateway's own", strings.Join(other, ", "))
+	}
+	return t
+}
+
+func keys(x *model.Secret) string {
+	if len(x.Data) == 0 {
+		return "nothing"
+	}
+	return strings.Join(sortedKeys(x.Data), ", ")
+}
+
+// bundle finds the CA certificates that go with a credential: in the secret
+// itself, or in the one with "-cacert" behind its name, which wins.
+func (m *Mesh) bundle(ns, name string) (*model.Secret, string) {
+	x := m.secrets[model.Ref{Namespace: ns, Name: name + "-cacert"}]
+	if x == nil {
+		x = m.secrets[model.Ref{Namespace: ns, Name: name}]
+	}
+	ca := Bundle(x)
+	if len(ca) == 0 {
+		return nil, fmt.Sprintf("mutual TLS needs CA certificates: Secret %s/%s has no ca.crt and there is no Secret %s-cacert", ns, name, name)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(ca) {
+		return nil, fmt.Sprintf("Secret %s/%s: ca.crt holds no certificate", ns, x.Name)
+	}
+	return x, ""
+}
