@@ -1,0 +1,267 @@
+package lower
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tulle-mesh/tulle/internal/model"
+)
+
+// maxDirectBody is the longest body of a direct response, in bytes.
+const maxDirectBody = 1 << 20
+
+// httpProxyTable is the route table of the HTTP proxy of ports mode. Its
+// domains are host:port.
+const httpProxyTable = "http_proxy"
+
+func (l *Lowering) planRoutes() {
+	for _, t := range l.v.HTTP {
+		l.plan(RouteType, t.Name, func() proto.Message { return l.routeTable(t) })
+	}
+}
+
+// tableScope is what a route must know of the table that it stands in.
+type tableScope struct {
+	port  uint16 // of requests, when one is known
+	proxy bool   // serves CONNECT
+}
+
+func (l *Lowering) routeTable(t *model.HTTPTable) *routepb.RouteConfiguration {
+	scope := tableScope{port: tablePort(t.Name), proxy: t.Name == httpProxyTable}
+	out := &routepb.RouteConfiguration{
+		Name:                     t.Name,
+		ValidateClusters:         no(),
+		IgnorePortInHostMatching: !scope.proxy,
+	}
+	taken := map[string]bool{}
+	for _, h := range t.Hosts {
+		domains := l.freeDomains(h, taken)
+		if len(domains) == 0 {
+			continue
+		}
+		out.VirtualHosts = append(out.VirtualHosts, l.virtualHost(h, domains, scope))
+		for _, r := range h.Routes {
+			if r.Direct != nil {
+				out.MaxDirectResponseBodySizeBytes = u32(maxDirectBody)
+			}
+		}
+	}
+	return out
+}
+
+// freeDomains drops domains that an earlier virtual host has: Envoy would
+// refuse the whole table.
+func (l *Lowering) freeDomains(h *model.VirtualHost, taken map[string]bool) []string {
+	var out []string
+	for _, d := range h.Domains {
+		key := strings.ToLower(d)
+		if d == "" || taken[key] {
+			var o model.Origin
+			if len(h.Routes) > 0 {
+				o = h.Routes[0].Origin
+			}
+			l.notice(model.Warning, model.Conflict, o, fmt.Sprintf("domain %q of %s belongs to an earlier virtual host", d, h.Name))
+			continue
+		}
+		taken[key] = true
+		out = append(out, d)
+	}
+	return out
+}
+
+// tablePort finds the port in names such as "80", "http.8080", "https.443.x"
+// and "host:8080"; 0 when there is none.
+func tablePort(name string) uint16 {
+	if i := strings.LastIndexByte(name, ':'); i >= 0 {
+		name = name[i+1:]
+	}
+	for part := range strings.SplitSeq(name, ".") {
+		if n, err := strconv.ParseUint(part, 10, 16); err == nil {
+			return uint16(n)
+		}
+	}
+	return 0
+}
+
+func (l *Lowering) virtualHost(h *model.VirtualHost, domains []string, scope tableScope) *routepb.VirtualHost {
+	out := &routepb.VirtualHost{
+		Name:                       h.Name,
+		Domains:                    domains,
+		IncludeRequestAttemptCount: h.IncludeAttempt,
+	}
+	if h.RequireTLS {
+		out.RequireTls = routepb.VirtualHost_ALL
+	}
+	for _, r := range h.Routes {
+		out.Routes = append(out.Routes, l.route(r, scope))
+	}
+	if scope.proxy {
+		if r := l.connectRoute(h); r != nil {
+			out.Routes = append(out.Routes, r)
+		}
+	}
+	switch {
+	case h.AllowAny && l.captured():
+		out.Routes = append(out.Routes, &routepb.Route{
+			Name:   "allow_any",
+			Match:  everything(),
+			Action: &routepb.Route_Route{Route: plainAction(passthroughCluster)},
+		})
+	case h.AllowAny || h.BlackHole:
+		out.Routes = append(out.Routes, &routepb.Route{
+			Name:   "block_all",
+			Match:  everything(),
+			Action: &routepb.Route_DirectResponse{DirectResponse: &routepb.DirectResponseAction{Status: 502}},
+		})
+	}
+	return out
+}
+
+func everything() *routepb.RouteMatch {
+	return &routepb.RouteMatch{PathSpecifier: &routepb.RouteMatch_Prefix{Prefix: "/"}}
+}
+
+// plainAction forwards to one cluster without any limit.
+func plainAction(cluster string) *routepb.RouteAction {
+	a := &routepb.RouteAction{ClusterSpecifier: &routepb.RouteAction_Cluster{Cluster: cluster}}
+	setTimeout(a, 0)
+	return a
+}
+
+// connectRoute lets CONNECT through to where the host's last forwarding route
+// leads, as bytes. Nil when the host forwards nothing.
+func (l *Lowering) connectRoute(h *model.VirtualHost) *routepb.Route {
+	for i := len(h.Routes) - 1; i >= 0; i-- {
+		r := h.Routes[i]
+		if len(r.Backends) == 0 {
+			continue
+		}
+		a := l.destinations(r)
+		setTimeout(a, 0)
+		a.UpgradeConfigs = []*routepb.RouteAction_UpgradeConfig{{
+			UpgradeType:   "CONNECT",
+			ConnectConfig: &routepb.RouteAction_UpgradeConfig_ConnectConfig{},
+		}}
+		return &routepb.Route{
+			Name:     "connect",
+			Match:    &routepb.RouteMatch{PathSpecifier: &routepb.RouteMatch_ConnectMatcher_{ConnectMatcher: &routepb.RouteMatch_ConnectMatcher{}}},
+			Action:   &routepb.Route_Route{Route: a},
+			Metadata: l.metadata(r.Origin),
+		}
+	}
+	return nil
+}
+
+func (l *Lowering) route(r *model.Route, scope tableScope) *routepb.Route {
+	out := &routepb.Route{
+		Name:       r.Name,
+		Match:      routeMatch(&r.Match),
+		Metadata:   l.metadata(r.Origin),
+		StatPrefix: r.Match.StatPrefix,
+	}
+	if r.Operation != "" {
+		out.Decorator = &routepb.Decorator{Operation: r.Operation}
+	}
+	if h := r.Headers; h != nil {
+		req, resp, _ := l.headerOps(h, r.Origin)
+		out.RequestHeadersToAdd, out.RequestHeadersToRemove = req.add, req.remove
+		out.ResponseHeadersToAdd, out.ResponseHeadersToRemove = resp.add, resp.remove
+	}
+	out.TypedPerFilterConfig = l.perFilter(r)
+	switch {
+	case r.Redirect != nil:
+		out.Action = &routepb.Route_Redirect{Redirect: l.redirect(r, scope)}
+	case r.Direct != nil:
+		out.Action = &routepb.Route_DirectResponse{DirectResponse: l.direct(r)}
+	default:
+		out.Action = &routepb.Route_Route{Route: l.forward(r)}
+		l.singleBackendHeaders(r, out)
+	}
+	return out
+}
+
+// singleBackendHeaders puts the header operations of a lone destination on the
+// route, where Istio has them.
+func (l *Lowering) singleBackendHeaders(r *model.Route, out *routepb.Route) {
+	if len(r.Backends) != 1 || r.Backends[0].Headers == nil {
+		return
+	}
+	b := r.Backends[0]
+	req, resp, _ := l.headerOps(b.Headers, originOr(b.Origin, r.Origin))
+	out.RequestHeadersToAdd = append(out.RequestHeadersToAdd, req.add...)
+	out.RequestHeadersToRemove = append(out.RequestHeadersToRemove, req.remove...)
+	out.ResponseHeadersToAdd = append(out.ResponseHeadersToAdd, resp.add...)
+	out.ResponseHeadersToRemove = append(out.ResponseHeadersToRemove, resp.remove...)
+}
+
+func originOr(o, otherwise model.Origin) model.Origin {
+	if o.Kind == "" {
+		return otherwise
+	}
+	return o
+}
+
+func (l *Lowering) direct(r *model.Route) *routepb.DirectResponseAction {
+	out := &routepb.DirectResponseAction{Status: l.status(r.Direct.Status, 500, r.Origin, "directResponse")}
+	body := r.Direct.Body
+	if len(body) > maxDirectBody {
+		l.notice(model.Error, model.Invalid, r.Origin, fmt.Sprintf("directResponse body has %d bytes; more than %d are not sent", len(body), maxDirectBody))
+		body = nil
+	}
+	if len(body) > 0 {
+		out.Body = &corepb.DataSource{Specifier: &corepb.DataSource_InlineBytes{InlineBytes: body}}
+	}
+	return out
+}
+
+// status checks an HTTP status that Envoy must be able to send.
+func (l *Lowering) status(code, otherwise int, o model.Origin, what string) uint32 {
+	if code < 200 || code > 599 {
+		l.notice(model.Error, model.Invalid, o, fmt.Sprintf("%s status %d is not between 200 and 599; %d is sent", what, code, otherwise))
+		code = otherwise
+	}
+	return uint32(code)
+}
+
+var redirectCodes = map[int]routepb.RedirectAction_RedirectResponseCode{
+	0:   routepb.RedirectAction_MOVED_PERMANENTLY,
+	301: routepb.RedirectAction_MOVED_PERMANENTLY,
+	302: routepb.RedirectAction_FOUND,
+	303: routepb.RedirectAction_SEE_OTHER,
+	307: routepb.RedirectAction_TEMPORARY_REDIRECT,
+	308: routepb.RedirectAction_PERMANENT_REDIRECT,
+}
+
+func (l *Lowering) redirect(r *model.Route, scope tableScope) *routepb.RedirectAction {
+	d := r.Redirect
+	code, ok := redirectCodes[d.Code]
+	if !ok {
+		l.notice(model.Error, model.Invalid, r.Origin, fmt.Sprintf("redirectCode %d is not 301, 302, 303, 307 or 308; 301 is sent", d.Code))
+	}
+	out := &routepb.RedirectAction{HostRedirect: d.Authority, ResponseCode: code}
+	switch {
+	case d.Path != "":
+		out.PathRewriteSpecifier = &routepb.RedirectAction_PathRedirect{PathRedirect: d.Path}
+	case d.PathPrefix != "":
+		if m := r.Match.Path; m != nil && m.Kind == model.PathPrefix && d.PathPrefix == "/" {
+			out.PathRewriteSpecifier = &routepb.RedirectAction_RegexRewrite{RegexRewrite: dropSegments(m.Value)}
+		} else {
+			out.PathRewriteSpecifier = &routepb.RedirectAction_PrefixRewrite{PrefixRewrite: d.PathPrefix}
+		}
+	}
+	if d.Scheme != "" {
+		out.SchemeRewriteSpecifier = &routepb.RedirectAction_SchemeRedirect{SchemeRedirect: d.Scheme}
+	}
+	switch {
+	case d.Port != 0:
+		out.PortRedirect = uint32(d.Port)
+	case d.FromRequestPort:
+		out.PortRedirect = uint32(scope.port)
+	}
+	return out
+}
