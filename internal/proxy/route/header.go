@@ -11,25 +11,25 @@ import (
 
 // Edit applies e to h: remove, then set, add and add-if-absent in order. Values
 // may hold %COMMAND% operators, read from r; an empty result is left out, as
-// Envoy does.
+// Envoy does, unless it is to be kept.
 func Edit(h *stream.Head, e *conf.HeaderEdit, r *Request) {
 	for _, name := range e.Remove {
 		h.Del(name)
 	}
 	var buf [256]byte
 	for i := range e.Set {
-		if v := headerValue(buf[:0], &e.Set[i], r); len(v) > 0 {
+		if v := headerValue(buf[:0], &e.Set[i], r); len(v) > 0 || e.Set[i].KeepEmpty {
 			set(h, e.Set[i].Name, v)
 		}
 	}
 	for i := range e.Add {
-		if v := headerValue(buf[:0], &e.Add[i], r); len(v) > 0 {
+		if v := headerValue(buf[:0], &e.Add[i], r); len(v) > 0 || e.Add[i].KeepEmpty {
 			h.Add(e.Add[i].Name, v)
 		}
 	}
 	for i := range e.AddIfAbsent {
 		if a := &e.AddIfAbsent[i]; Value(h, a.Name) == nil {
-			if v := headerValue(buf[:0], a, r); len(v) > 0 {
+			if v := headerValue(buf[:0], a, r); len(v) > 0 || a.KeepEmpty {
 				set(h, a.Name, v)
 			}
 		}

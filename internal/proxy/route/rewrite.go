@@ -33,7 +33,9 @@ func Rewrite(p *Path, r *Request) {
 	if f == nil {
 		return
 	}
-	if f.HostRewrite != "" {
+	if p.Cluster != nil && p.Cluster.HostRewrite != "" {
+		setHost(h, p.Cluster.HostRewrite, f.AppendXFH)
+	} else if f.HostRewrite != "" {
 		setHost(h, f.HostRewrite, f.AppendXFH)
 	}
 	if f.HasPrefixRewrite || f.RegexRewrite != nil {
