@@ -1,0 +1,139 @@
+package istio
+
+import (
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	networking "istio.io/api/networking/v1alpha3"
+	security "istio.io/api/security/v1beta1"
+
+	"github.com/tulle-mesh/tulle/internal/dialect"
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/source"
+)
+
+// Reader reads Istio's API. The zero value is ready.
+type Reader struct{}
+
+var _ dialect.Reader = Reader{}
+
+// Name implements dialect.Reader.
+func (Reader) Name() string { return "istio" }
+
+// Claims implements dialect.Reader: every group of istio.io, so that what is
+// not understood is told in Istio's words.
+func (Reader) Claims(apiVersion, _ string) bool {
+	return strings.HasSuffix(dialect.Group(apiVersion), ".istio.io")
+}
+
+// Read implements dialect.Reader.
+func (Reader) Read(objects []*source.Object) (model.Fragment, []model.Notice) {
+	var out model.Fragment
+	var notices []model.Notice
+	for _, o := range objects {
+		r := &dialect.Report{Object: o}
+		readObject(r, &out)
+		notices = append(notices, r.Notices...)
+	}
+	return out, notices
+}
+
+// kind is how one kind is read. The message types of all versions are one.
+type kind struct {
+	versions []string
+	message  func() proto.Message
+	read     func(*reading, proto.Message, *model.Fragment)
+	closed   bool   // a bad object is still read, and fails closed
+	ignored  string // why the kind is not read
+}
+
+var (
+	networkingVersions = []string{"v1", "v1beta1", "v1alpha3"}
+	securityVersions   = []string{"v1", "v1beta1"}
+	telemetryVersions  = []string{"v1", "v1alpha1"}
+)
+
+var kinds = map[string]kind{
+	"networking.istio.io/VirtualService":  {versions: networkingVersions, message: func() proto.Message { return new(networking.VirtualService) }, read: readVirtualService},
+	"networking.istio.io/DestinationRule": {versions: networkingVersions, message: func() proto.Message { return new(networking.DestinationRule) }, read: readDestinationRule},
+	"networking.istio.io/Gateway":         {versions: networkingVersions, message: func() proto.Message { return new(networking.Gateway) }, read: readGateway},
+	"networking.istio.io/ServiceEntry":    {versions: networkingVersions, message: func() proto.Message { return new(networking.ServiceEntry) }, read: readServiceEntry},
+	"networking.istio.io/WorkloadEntry":   {versions: networkingVersions, message: func() proto.Message { return new(networking.WorkloadEntry) }, read: readWorkloadEntry},
+
+	"security.istio.io/PeerAuthentication":  {versions: securityVersions, message: func() proto.Message { return new(security.PeerAuthentication) }, read: readPeerAuthentication},
+	"security.istio.io/AuthorizationPolicy": {versions: securityVersions, message: func() proto.Message { return new(security.AuthorizationPolicy) }, read: readAuthorizationPolicy, closed: true},
+
+	"security.istio.io/RequestAuthentication": {versions: securityVersions, ignored: "tokens are not checked yet: requests without or with a wrong token pass as if this object did not exist"},
+	"networking.istio.io/Sidecar":             {versions: networkingVersions, ignored: "Sidecar is not acted on yet: proxies get every service that exportTo lets them see"},
+	"networking.istio.io/WorkloadGroup":       {versions: networkingVersions, ignored: "WorkloadGroup is not acted on yet: declare each workload with a WorkloadEntry"},
+	"networking.istio.io/EnvoyFilter":         {versions: []string{"v1alpha3"}, ignored: "EnvoyFilter is not acted on: its patches are for Envoy's own configuration"},
+	"networking.istio.io/ProxyConfig":         {versions: []string{"v1beta1"}, ignored: "ProxyConfig is not acted on yet"},
+	"telemetry.istio.io/Telemetry":            {versions: telemetryVersions, ignored: "Telemetry is not acted on yet: the mesh-wide access log and metrics stay as they are"},
+	"extensions.istio.io/WasmPlugin":          {versions: []string{"v1alpha1"}, ignored: "WasmPlugin is not acted on: Tulle does not run WebAssembly"},
+	"extensions.istio.io/TrafficExtension":    {versions: []string{"v1alpha1"}, ignored: "TrafficExtension is not acted on: Tulle runs neither WebAssembly nor Lua"},
+	"install.istio.io/IstioOperator":          {versions: []string{"v1alpha1"}, ignored: "IstioOperator describes an installation and is not read with the configuration"},
+}
+
+// reading is one object on its way into the model.
+type reading struct {
+	*dialect.Report
+	damage  []string // paths of fields that are unknown or have a wrong type
+	partial int      // Error notices that put only a part of the object out of effect
+}
+
+// part says that a value is invalid and takes only the part around it out of
+// effect.
+func (r *reading) part(reason model.Reason, path, format string, args ...any) {
+	r.Add(model.Error, reason, path, format, args...)
+	r.partial++
+}
+
+// fatal reports whether the object as a whole is not in effect.
+func (r *reading) fatal() bool { return r.Errors() > r.partial }
+
+// damaged reports whether something at or below the path was not understood.
+func (r *reading) damaged(path string) bool {
+	return slices.ContainsFunc(r.damage, func(p string) bool {
+		rest, ok := strings.CutPrefix(p, path)
+		return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	})
+}
+
+// at is the origin of a field.
+func (r *reading) at(path string) model.Origin { return r.Object.Origin(path) }
+
+// readObject adds what one object says to the fragment, or nothing when it is
+// not in effect.
+func readObject(rep *dialect.Report, out *model.Fragment) {
+	o := rep.Object
+	k, ok := kinds[dialect.Group(o.APIVersion)+"/"+o.Kind]
+	if !ok {
+		rep.Add(model.Warning, model.UnknownKind, "", "nothing reads %s %s: ignored", o.APIVersion, o.Kind)
+		return
+	}
+	if !slices.Contains(k.versions, dialect.Version(o.APIVersion)) {
+		rep.Add(model.Error, model.UnknownKind, "apiVersion", "%s %s is not a version that is served; use %s",
+			o.APIVersion, o.Kind, dialect.Group(o.APIVersion)+"/"+k.versions[0])
+		return
+	}
+	if k.ignored != "" {
+		sev := model.Warning
+		if o.Kind == "IstioOperator" {
+			sev = model.Info
+		}
+		rep.Add(sev, model.Unsupported, "", "%s", k.ignored)
+		return
+	}
+	r := &reading{Report: rep}
+	m := k.message()
+	if !r.decode(m) && !k.closed {
+		return
+	}
+	var part model.Fragment
+	k.read(r, m, &part)
+	if r.fatal() && !k.closed {
+		return
+	}
+	out.Merge(part)
+}
