@@ -59,8 +59,8 @@ func (l *Lowering) destinations(r *model.Route) *routepb.RouteAction {
 		a.ClusterSpecifier = &routepb.RouteAction_Cluster{Cluster: blackHoleCluster}
 	case 1:
 		a.ClusterSpecifier = &routepb.RouteAction_Cluster{Cluster: r.Backends[0].Cluster}
-		if _, _, authority := l.headerOps(r.Backends[0].Headers, r.Origin); authority != "" {
-			a.HostRewriteSpecifier = &routepb.RouteAction_HostRewriteLiteral{HostRewriteLiteral: authority}
+		if to := r.Backends[0].Authority; to != "" {
+			a.HostRewriteSpecifier = &routepb.RouteAction_HostRewriteLiteral{HostRewriteLiteral: to}
 		}
 	default:
 		a.ClusterSpecifier = &routepb.RouteAction_WeightedClusters{WeightedClusters: l.weighted(r)}
@@ -79,7 +79,7 @@ func (l *Lowering) weighted(r *model.Route) *routepb.WeightedCluster {
 		if total == 0 { // Envoy refuses a sum of zero
 			weight = 1
 		}
-		req, resp, authority := l.headerOps(b.Headers, originOr(b.Origin, r.Origin))
+		req, resp := l.headerOps(b.Headers, originOr(b.Origin, r.Origin))
 		cw := &routepb.WeightedCluster_ClusterWeight{
 			Name:                    b.Cluster,
 			Weight:                  u32(weight),
@@ -88,20 +88,16 @@ func (l *Lowering) weighted(r *model.Route) *routepb.WeightedCluster {
 			ResponseHeadersToAdd:    resp.add,
 			ResponseHeadersToRemove: resp.remove,
 		}
-		if authority != "" {
-			cw.HostRewriteSpecifier = &routepb.WeightedCluster_ClusterWeight_HostRewriteLiteral{HostRewriteLiteral: authority}
+		if b.Authority != "" {
+			cw.HostRewriteSpecifier = &routepb.WeightedCluster_ClusterWeight_HostRewriteLiteral{HostRewriteLiteral: b.Authority}
 		}
 		out.Clusters = append(out.Clusters, cw)
 	}
 	return out
 }
 
-// rewrite of path and authority. rewrite.authority wins over a Host header in
-// the route's operations, which wins over the destination's.
+// rewrite of path and authority.
 func (l *Lowering) rewrite(r *model.Route, a *routepb.RouteAction) {
-	if _, _, authority := l.headerOps(r.Headers, r.Origin); authority != "" {
-		a.HostRewriteSpecifier = &routepb.RouteAction_HostRewriteLiteral{HostRewriteLiteral: authority}
-	}
 	w := r.Rewrite
 	if w == nil {
 		return

@@ -37,7 +37,7 @@ func (l *Lowering) planClusters() {
 		}
 		l.clusters[c.Name] = c
 		l.plan(ClusterType, c.Name, func() proto.Message { return l.cluster(c) })
-		if clusterType(c) == clusterpb.Cluster_EDS {
+		if l.clusterType(c) == clusterpb.Cluster_EDS {
 			l.plan(EndpointType, c.Name, func() proto.Message { return l.endpoints(c) })
 		}
 	}
@@ -62,9 +62,12 @@ func (l *Lowering) planClusters() {
 // ports mode they do not, and passing one on would mean dialling ourselves.
 func (l *Lowering) captured() bool { return l.v.Client.Capture == model.Redirected }
 
-func clusterType(c *model.Cluster) clusterpb.Cluster_DiscoveryType {
+func (l *Lowering) clusterType(c *model.Cluster) clusterpb.Cluster_DiscoveryType {
 	switch {
 	case c.Resolution == model.Passthrough || c.Balance.Algorithm == model.OriginalDst:
+		if l.v.Client.Role == model.GatewayRole || !l.captured() {
+			return clusterpb.Cluster_EDS // there is no original destination
+		}
 		return clusterpb.Cluster_ORIGINAL_DST
 	case c.Resolution == model.DNS:
 		return clusterpb.Cluster_STRICT_DNS
@@ -77,21 +80,22 @@ func clusterType(c *model.Cluster) clusterpb.Cluster_DiscoveryType {
 
 // cluster lowers one outbound destination.
 func (l *Lowering) cluster(c *model.Cluster) *clusterpb.Cluster {
+	kind := l.clusterType(c)
 	out := &clusterpb.Cluster{
 		Name:                 c.Name,
-		ClusterDiscoveryType: &clusterpb.Cluster_Type{Type: clusterType(c)},
+		ClusterDiscoveryType: &clusterpb.Cluster_Type{Type: kind},
 		ConnectTimeout:       dur(l.connectTimeout(c.Pool)),
 		CircuitBreakers:      thresholds(c.Pool),
 		Metadata:             l.clusterMetadata(c),
 	}
-	switch clusterType(c) {
+	switch kind {
 	case clusterpb.Cluster_EDS:
 		out.EdsClusterConfig = &clusterpb.Cluster_EdsClusterConfig{EdsConfig: ads(), ServiceName: c.Name}
 	case clusterpb.Cluster_STRICT_DNS, clusterpb.Cluster_LOGICAL_DNS:
 		out.LoadAssignment = l.endpoints(c)
 		out.DnsLookupFamily = l.dnsFamily()
 		out.RespectDnsTtl = true
-		if clusterType(c) == clusterpb.Cluster_LOGICAL_DNS {
+		if kind == clusterpb.Cluster_LOGICAL_DNS {
 			l.singleTarget(c, out)
 		}
 	}

@@ -21,9 +21,13 @@ func (l *Lowering) gateway(p *model.GatewayPort) *listenerpb.Listener {
 	if !bind.IsValid() {
 		bind = netip.IPv4Unspecified()
 	}
+	at := netip.AddrPortFrom(bind, p.Port)
+	if p.Listen.IsValid() {
+		at = p.Listen
+	}
 	out := &listenerpb.Listener{
 		Name:             p.Name,
-		Address:          socket(netip.AddrPortFrom(bind, p.Port)),
+		Address:          socket(at),
 		TrafficDirection: corepb.TrafficDirection_OUTBOUND,
 		Metadata:         l.metadata(p.Origin),
 	}
@@ -41,6 +45,13 @@ func (l *Lowering) gateway(p *model.GatewayPort) *listenerpb.Listener {
 		out.FilterChains = []*listenerpb.FilterChain{{Filters: []*listenerpb.Filter{l.tcpTo(blackHoleCluster)}}}
 	}
 	return out
+}
+
+func gatewayScope(p *model.GatewayPort) rbacScope {
+	if !p.Listen.IsValid() || p.Listen.Port() == p.Port {
+		return rbacScope{}
+	}
+	return rbacScope{workloadPort: p.Port, listenPort: p.Listen.Port()}
 }
 
 // addGatewayChain leaves out names that an earlier server has: Envoy would
@@ -98,7 +109,7 @@ func (l *Lowering) gatewayServer(p *model.GatewayPort, s *model.GatewayServer) [
 		})}
 	}
 	chains := l.tcpChains(s.TCP)
-	rbac := l.tcpRBAC(p.Policy.Authz, rbacScope{})
+	rbac := l.tcpRBAC(p.Policy.Authz, gatewayScope(p))
 	for _, c := range chains {
 		c.Filters = append(append([]*listenerpb.Filter{}, rbac...), c.Filters...)
 		if opens {
@@ -123,7 +134,7 @@ func (l *Lowering) withTLS(s *model.GatewayServer, c *listenerpb.FilterChain) *l
 // gatewayManager serves a route table to the outside: what the client says of
 // itself is not believed.
 func (l *Lowering) gatewayManager(p *model.GatewayPort, table string) *listenerpb.Filter {
-	m := l.manager("outbound_"+p.Name, append(l.httpRBAC(p.Policy.Authz, rbacScope{}), routeFilters()...))
+	m := l.manager("outbound_"+p.Name, append(l.httpRBAC(p.Policy.Authz, gatewayScope(p)), routeFilters()...))
 	byTable(m, table)
 	m.UseRemoteAddress = yes()
 	m.ServerName = serverName

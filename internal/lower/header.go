@@ -18,18 +18,12 @@ type headerEdit struct {
 	remove []string
 }
 
-// headerOps lowers h. A Host in the request's set list comes back as the
-// authority: Envoy lets nobody edit it as a header.
-func (l *Lowering) headerOps(h *model.HeaderOps, o model.Origin) (request, response headerEdit, authority string) {
+// headerOps lowers h. link has made authority rewrites of Host headers.
+func (l *Lowering) headerOps(h *model.HeaderOps, o model.Origin) (request, response headerEdit) {
 	if h == nil {
-		return
+		return request, response
 	}
-	for _, s := range h.Request.Set {
-		if n := strings.ToLower(s.Name); n == "host" || n == ":authority" {
-			authority = s.Value
-		}
-	}
-	return l.headerEdit(&h.Request, o), l.headerEdit(&h.Response, o), authority
+	return l.headerEdit(&h.Request, o), l.headerEdit(&h.Response, o)
 }
 
 func (l *Lowering) headerEdit(e *model.HeaderEdit, o model.Origin) headerEdit {
@@ -62,10 +56,7 @@ func (l *Lowering) headerEdit(e *model.HeaderEdit, o model.Origin) headerEdit {
 // such name would make it refuse the whole table.
 func (l *Lowering) editable(name string, o model.Origin) bool {
 	n := strings.ToLower(name)
-	if n == "host" || n == ":authority" {
-		return false // see headerOps
-	}
-	if n == "" || strings.HasPrefix(n, ":") || strings.ContainsAny(n, "\x00\r\n") {
+	if n == "" || n == "host" || strings.HasPrefix(n, ":") || strings.ContainsAny(n, "\x00\r\n") {
 		l.notice(model.Error, model.Invalid, o, fmt.Sprintf("header %q cannot be edited", name))
 		return false
 	}

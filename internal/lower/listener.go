@@ -44,7 +44,7 @@ func (l *Lowering) planListeners() {
 	}
 }
 
-// capturePorts is the addresses of a listener that redirect rules feed.
+// captureAddresses sets the addresses of a listener that redirect rules feed.
 func (l *Lowering) captureAddresses(out *listenerpb.Listener, port uint16) {
 	v4, v6 := l.families()
 	any6 := socket(netip.AddrPortFrom(netip.IPv6Unspecified(), port))

@@ -2,7 +2,6 @@ package lower
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -15,28 +14,17 @@ import (
 // maxDirectBody is the longest body of a direct response, in bytes.
 const maxDirectBody = 1 << 20
 
-// httpProxyTable is the route table of the HTTP proxy of ports mode. Its
-// domains are host:port.
-const httpProxyTable = "http_proxy"
-
 func (l *Lowering) planRoutes() {
 	for _, t := range l.v.HTTP {
 		l.plan(RouteType, t.Name, func() proto.Message { return l.routeTable(t) })
 	}
 }
 
-// tableScope is what a route must know of the table that it stands in.
-type tableScope struct {
-	port  uint16 // of requests, when one is known
-	proxy bool   // serves CONNECT
-}
-
 func (l *Lowering) routeTable(t *model.HTTPTable) *routepb.RouteConfiguration {
-	scope := tableScope{port: tablePort(t.Name), proxy: t.Name == httpProxyTable}
 	out := &routepb.RouteConfiguration{
 		Name:                     t.Name,
 		ValidateClusters:         no(),
-		IgnorePortInHostMatching: !scope.proxy,
+		IgnorePortInHostMatching: !t.WithPort,
 	}
 	taken := map[string]bool{}
 	for _, h := range t.Hosts {
@@ -44,7 +32,7 @@ func (l *Lowering) routeTable(t *model.HTTPTable) *routepb.RouteConfiguration {
 		if len(domains) == 0 {
 			continue
 		}
-		out.VirtualHosts = append(out.VirtualHosts, l.virtualHost(h, domains, scope))
+		out.VirtualHosts = append(out.VirtualHosts, l.virtualHost(h, domains, t.WithPort))
 		for _, r := range h.Routes {
 			if r.Direct != nil {
 				out.MaxDirectResponseBodySizeBytes = u32(maxDirectBody)
@@ -74,21 +62,9 @@ func (l *Lowering) freeDomains(h *model.VirtualHost, taken map[string]bool) []st
 	return out
 }
 
-// tablePort finds the port in names such as "80", "http.8080", "https.443.x"
-// and "host:8080"; 0 when there is none.
-func tablePort(name string) uint16 {
-	if i := strings.LastIndexByte(name, ':'); i >= 0 {
-		name = name[i+1:]
-	}
-	for part := range strings.SplitSeq(name, ".") {
-		if n, err := strconv.ParseUint(part, 10, 16); err == nil {
-			return uint16(n)
-		}
-	}
-	return 0
-}
-
-func (l *Lowering) virtualHost(h *model.VirtualHost, domains []string, scope tableScope) *routepb.VirtualHost {
+// virtualHost lowers one host. Those of the HTTP proxy of ports mode serve
+// CONNECT too.
+func (l *Lowering) virtualHost(h *model.VirtualHost, domains []string, proxy bool) *routepb.VirtualHost {
 	out := &routepb.VirtualHost{
 		Name:                       h.Name,
 		Domains:                    domains,
@@ -98,9 +74,9 @@ func (l *Lowering) virtualHost(h *model.VirtualHost, domains []string, scope tab
 		out.RequireTls = routepb.VirtualHost_ALL
 	}
 	for _, r := range h.Routes {
-		out.Routes = append(out.Routes, l.route(r, scope))
+		out.Routes = append(out.Routes, l.route(r))
 	}
-	if scope.proxy {
+	if proxy {
 		if r := l.connectRoute(h); r != nil {
 			out.Routes = append(out.Routes, r)
 		}
@@ -157,7 +133,7 @@ func (l *Lowering) connectRoute(h *model.VirtualHost) *routepb.Route {
 	return nil
 }
 
-func (l *Lowering) route(r *model.Route, scope tableScope) *routepb.Route {
+func (l *Lowering) route(r *model.Route) *routepb.Route {
 	out := &routepb.Route{
 		Name:       r.Name,
 		Match:      routeMatch(&r.Match),
@@ -168,14 +144,14 @@ func (l *Lowering) route(r *model.Route, scope tableScope) *routepb.Route {
 		out.Decorator = &routepb.Decorator{Operation: r.Operation}
 	}
 	if h := r.Headers; h != nil {
-		req, resp, _ := l.headerOps(h, r.Origin)
+		req, resp := l.headerOps(h, r.Origin)
 		out.RequestHeadersToAdd, out.RequestHeadersToRemove = req.add, req.remove
 		out.ResponseHeadersToAdd, out.ResponseHeadersToRemove = resp.add, resp.remove
 	}
 	out.TypedPerFilterConfig = l.perFilter(r)
 	switch {
 	case r.Redirect != nil:
-		out.Action = &routepb.Route_Redirect{Redirect: l.redirect(r, scope)}
+		out.Action = &routepb.Route_Redirect{Redirect: l.redirect(r)}
 	case r.Direct != nil:
 		out.Action = &routepb.Route_DirectResponse{DirectResponse: l.direct(r)}
 	default:
@@ -192,7 +168,7 @@ func (l *Lowering) singleBackendHeaders(r *model.Route, out *routepb.Route) {
 		return
 	}
 	b := r.Backends[0]
-	req, resp, _ := l.headerOps(b.Headers, originOr(b.Origin, r.Origin))
+	req, resp := l.headerOps(b.Headers, originOr(b.Origin, r.Origin))
 	out.RequestHeadersToAdd = append(out.RequestHeadersToAdd, req.add...)
 	out.RequestHeadersToRemove = append(out.RequestHeadersToRemove, req.remove...)
 	out.ResponseHeadersToAdd = append(out.ResponseHeadersToAdd, resp.add...)
@@ -237,7 +213,7 @@ var redirectCodes = map[int]routepb.RedirectAction_RedirectResponseCode{
 	308: routepb.RedirectAction_PERMANENT_REDIRECT,
 }
 
-func (l *Lowering) redirect(r *model.Route, scope tableScope) *routepb.RedirectAction {
+func (l *Lowering) redirect(r *model.Route) *routepb.RedirectAction {
 	d := r.Redirect
 	code, ok := redirectCodes[d.Code]
 	if !ok {
@@ -257,11 +233,6 @@ func (l *Lowering) redirect(r *model.Route, scope tableScope) *routepb.RedirectA
 	if d.Scheme != "" {
 		out.SchemeRewriteSpecifier = &routepb.RedirectAction_SchemeRedirect{SchemeRedirect: d.Scheme}
 	}
-	switch {
-	case d.Port != 0:
-		out.PortRedirect = uint32(d.Port)
-	case d.FromRequestPort:
-		out.PortRedirect = uint32(scope.port)
-	}
+	out.PortRedirect = uint32(d.Port)
 	return out
 }
