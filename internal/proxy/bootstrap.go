@@ -1,0 +1,75 @@
+package proxy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+// Bootstrap is all that a proxy is told at its start; the rest comes by xDS.
+// It is a JSON file, written by tulle run, tulle up or the injector.
+type Bootstrap struct {
+	// ID names the workload for logs; the control plane knows who asks by Token.
+	ID        string   `json:"id"`
+	Workload  Workload `json:"workload"`
+	XDS       string   `json:"xds"`       // unix:///path or host:port
+	TokenFile string   `json:"tokenFile"` // join token, read at every connect
+	CAFile    string   `json:"caFile,omitempty"`
+	// StateDir keeps the last good configuration; empty: none is kept.
+	StateDir string `json:"stateDir,omitempty"`
+	// SecretDir keeps certificate and key over restarts; it should be backed by
+	// memory. Empty: a restart asks for a new certificate.
+	SecretDir string `json:"secretDir,omitempty"`
+	// Admin is where health, metrics and dumps are served: unix:///path or a
+	// loopback host:port. Empty: nowhere.
+	Admin       string   `json:"admin,omitempty"`
+	Concurrency int      `json:"concurrency,omitempty"` // event loops; 0: the CPU limit, at most 2 without one
+	Drain       Duration `json:"drain,omitempty"`       // how long requests may take to end; 0: 5 s
+	Agent       string   `json:"agent,omitempty"`       // unix socket of the agent inside the program's namespaces
+	Features    []string `json:"features,omitempty"`    // declared to the control plane; nil: all
+	NoBridge    bool     `json:"noBridge,omitempty"`    // never carry HTTP/1 as HTTP/2 between sidecars
+}
+
+// Workload is what telemetry says about this proxy's own side.
+type Workload struct {
+	Name      string `json:"name"` // Deployment or pod name
+	Namespace string `json:"namespace"`
+	App       string `json:"app,omitempty"`
+	Version   string `json:"version,omitempty"`
+	Canonical string `json:"canonical,omitempty"`
+	Revision  string `json:"revision,omitempty"`
+	Account   string `json:"account,omitempty"`
+	Cluster   string `json:"cluster,omitempty"`
+	Gateway   bool   `json:"gateway,omitempty"`
+}
+
+// Duration is a time.Duration that JSON writes as "5s".
+type Duration time.Duration
+
+// UnmarshalText reads "5s".
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}
+
+// MarshalText writes "5s".
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// ReadBootstrap reads and checks a bootstrap file.
+func ReadBootstrap(path string) (*Bootstrap, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("bootstrap: %w", err)
+	}
+	out := &Bootstrap{}
+	if err := json.Unmarshal(b, out); err != nil {
+		return nil, fmt.Errorf("bootstrap %s: %w", path, err)
+	}
+	if out.XDS == "" {
+		return nil, fmt.Errorf("bootstrap %s: %w", path, errors.New("xds: no address of a control plane"))
+	}
+	return out, nil
+}

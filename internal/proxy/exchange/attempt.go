@@ -1,0 +1,233 @@
+package exchange
+
+import (
+	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
+	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+	"github.com/tulle-mesh/tulle/internal/proxy/pool"
+	"github.com/tulle-mesh/tulle/internal/proxy/stream"
+	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
+)
+
+// attempt is one try to get an answer from one endpoint. There is one at a
+// time; it is the Peer of the upstream stream and the owner of the ticket.
+type attempt struct {
+	x            *Exchange
+	ticket       pool.Ticket
+	ep           *cluster.Endpoint
+	s            stream.Stream // nil until the pool gave one, and after its end
+	via          *pool.Upstream
+	tried        []netip.AddrPort
+	counts       bool // the endpoint's and cluster's counters hold this attempt
+	asked        bool // the pool has the ticket
+	headed       bool // a final head came
+	begunSending bool // request bytes went out
+	sent         bool // the whole request was handed over
+	begun        int64
+	try          loop.Timer
+	onTry        func()
+}
+
+// sending reports whether request bytes can go straight to the upstream.
+func (a *attempt) sending() bool { return a.s != nil && !a.sent }
+
+// startAttempt picks an endpoint and asks the pool for a stream to it.
+func (x *Exchange) startAttempt() {
+	if x.done {
+		return
+	}
+	a := &x.a
+	a.headed, a.sent, a.via, a.begunSending = false, false, nil, false
+	pick := cluster.PickContext{Random: x.env.Loop.Rand(), Hash: x.hash, HasHash: x.hashed, Loop: x.env.Loop.ID(),
+		Attempt: x.attempts, OriginalDst: x.conn.original}
+	if r := x.retries.p; r != nil && r.AvoidPrevious && x.attempts > 0 {
+		pick.Previous, pick.Tries = a.tried, r.PickAttempts
+	}
+	ep, err := x.handle.Pick(&pick, nil)
+	if err != nil {
+		x.fail(telemetry.FromCluster(err), "")
+		return
+	}
+	if !x.handle.TryAcquire(cluster.Requests) {
+		x.fail(telemetry.Overflow, "")
+		return
+	}
+	x.handle.Begin(ep)
+	a.ep, a.counts, a.begun = ep, true, x.env.Loop.Now()
+	a.tried = append(a.tried, ep)
+	x.attempts++
+	if x.times.PerTry > 0 {
+		x.env.Loop.Arm(&a.try, x.times.PerTry, a.onTry)
+	}
+	a.ticket = pool.Ticket{Cluster: x.handle, Endpoint: ep, Version: x.req.Version, Upgrade: x.upgrade,
+		Authority: x.req.Authority, Peer: a, Owner: a}
+	x.env.Pool.Get(&a.ticket)
+}
+
+// Ready gets the stream that the pool found and sends what is there.
+func (a *attempt) Ready(s stream.Stream, via *pool.Upstream) {
+	x := a.x
+	a.s, a.via, a.begunSending = s, via, true
+	if x.attempts > 1 && x.vhost != nil && x.vhost.AttemptCount {
+		x.setAttemptCount()
+	}
+	x.rec.Upstream = via.Remote
+	x.rec.UpstreamLocal = via.Local
+	x.rec.UpstreamTLS = via.TLS
+	x.rec.UpstreamPeer = via.Principal
+	whole := x.reqEnd && len(x.kept) == 0 && x.trailers == nil
+	x.sendHead(s, via, whole)
+	if len(x.kept) > 0 {
+		s.SendData(x.kept, x.reqEnd && x.trailers == nil)
+	}
+	if x.trailers != nil {
+		s.SendTrailers(x.trailers)
+	}
+	a.sent = x.reqEnd
+	if x.retries.left <= 0 && !x.reqEnd {
+		x.keeping, x.kept = false, x.kept[:0]
+	}
+	x.pauseDown(s.Blocked())
+}
+
+// Failed says that no stream could be had.
+func (a *attempt) Failed(r stream.Reset, detail string) {
+	a.x.rec.TransportFailure = detail
+	a.lost(r, detail)
+}
+
+// OnHead takes the response head.
+func (a *attempt) OnHead(h *stream.Head, end bool) {
+	x := a.x
+	if h.Status >= 100 && h.Status < 200 && h.Status != 101 {
+		if !x.started && x.down != nil && x.req.Version >= 11 {
+			x.down.SendHead(h, false)
+		}
+		return
+	}
+	a.headed = true
+	a.try.Stop()
+	x.handle.Judge(a.ep, cluster.Outcome{Status: judged(h)}, x.env.Loop.Now())
+	if x.retryStatus(h) {
+		a.release()
+		x.backOff()
+		return
+	}
+	x.answer(h, end)
+	if end {
+		a.over()
+	}
+}
+
+// OnData takes a piece of the response body.
+func (a *attempt) OnData(p []byte, end bool) {
+	x := a.x
+	x.rec.BytesSent += uint64(len(p))
+	x.touch()
+	x.down.SendData(p, end)
+	if end {
+		a.over()
+		return
+	}
+	if x.down.Blocked() {
+		a.s.Pause(true)
+	}
+}
+
+// OnTrailers ends the response.
+func (a *attempt) OnTrailers(t *stream.Head) {
+	x := a.x
+	if x.grpc {
+		x.rec.GRPCStatus = grpcStatus(t)
+	}
+	x.down.SendTrailers(t)
+	a.over()
+}
+
+// over ends an attempt whose response is complete, and with it the exchange.
+func (a *attempt) over() {
+	x := a.x
+	a.s = nil // a codec deals with the rest of a request that was answered early
+	a.uncount(nothing)
+	a.ticket.Done()
+	x.responded()
+}
+
+// OnReset says that the upstream stream broke.
+func (a *attempt) OnReset(r stream.Reset, detail string) {
+	a.s = nil
+	a.lost(r, detail)
+}
+
+// OnWritable resumes the request when the upstream takes more.
+func (a *attempt) OnWritable() { a.x.pauseDown(false) }
+
+// lost handles an attempt that ended without an answer, or in its middle.
+func (a *attempt) lost(r stream.Reset, detail string) {
+	x := a.x
+	headed, begun := a.headed, a.begunSending
+	a.uncount(cluster.Outcome{Reset: r})
+	a.release()
+	if headed {
+		x.rec.Flags |= telemetry.FlagsOf(r)
+		x.rec.Details = "upstream_reset_after_response_started"
+		x.cut()
+		return
+	}
+	if x.retryReset(r, begun) {
+		x.backOff()
+		return
+	}
+	x.fail(telemetry.FromReset(r), detail)
+}
+
+// timedOut is the per-try timeout.
+func (a *attempt) timedOut() {
+	x := a.x
+	a.abandon()
+	if x.retryTimeout() {
+		x.backOff()
+		return
+	}
+	x.fail(telemetry.UpstreamTimeout, "")
+}
+
+// nothing says nothing about an endpoint: it was judged before, or left.
+var nothing = cluster.Outcome{Reset: stream.Cancelled}
+
+// abandon gives an attempt up for its slowness.
+func (a *attempt) abandon() {
+	a.uncount(cluster.Outcome{Timeout: true})
+	a.release()
+}
+
+// uncount gives back what the attempt counted for, with what came of it.
+func (a *attempt) uncount(o cluster.Outcome) {
+	if a.counts {
+		a.counts = false
+		a.x.handle.Done(a.ep, o, a.x.env.Loop.Now())
+		a.x.handle.Release(cluster.Requests)
+	}
+}
+
+// release lets go of everything the attempt holds.
+func (a *attempt) release() {
+	a.try.Stop()
+	if s := a.s; s != nil {
+		a.s = nil
+		s.Reset(stream.Cancelled)
+	}
+	a.uncount(nothing)
+	if a.ep != nil {
+		a.ep = nil
+		a.ticket.Done()
+	}
+}
+
+// judged is the status by which outlier detection judges a response head: a
+// gRPC status in it counts as its HTTP equivalent.
+func judged(h *stream.Head) int {
+	if s := grpcStatus(h); s > 0 {
+		return telemetry.HTTPStatus(s)
+	}
+	return h.Status
+}

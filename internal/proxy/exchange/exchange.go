@@ -1,0 +1,401 @@
+package exchange
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/filter/fault"
+	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+	"github.com/tulle-mesh/tulle/internal/proxy/pool"
+	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/stream"
+	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
+)
+
+// Env is what the exchanges of one loop share. Owned by that loop.
+type Env struct {
+	Loop      *loop.Loop
+	Pool      *pool.Pool
+	Clusters  *cluster.Registry
+	Snapshot  func() *conf.Snapshot // the present configuration; never nil
+	Reporter  Reporter
+	Node      Node
+	free      []*Exchange
+	retired   []*Exchange // finished in the round that began at retiredAt
+	retiredAt int64
+}
+
+// Node is what this proxy knows of its own workload.
+type Node struct {
+	Local     telemetry.Workload
+	Principal string // SPIFFE URI of this workload
+}
+
+// Reporter is told of every finished exchange, on the loop. The record is only
+// valid during the call.
+type Reporter interface {
+	Finished(l *loop.Loop, r *telemetry.Record, logs []*conf.AccessLog)
+}
+
+// Exchange is one request and its answer. It is the stream.Peer of the
+// downstream codec; its attempt is the Peer of the upstream one.
+//
+// Invariant: done is set exactly once; afterwards no timer is armed, no ticket
+// is pending and neither codec knows it any more.
+type Exchange struct {
+	env  *Env
+	conn *Conn
+	down stream.Stream
+	snap *conf.Snapshot
+
+	req    stream.Head
+	resp   stream.Head
+	remote netip.Addr // where the request came from, after x-forwarded-for
+	method string     // original, for the record
+
+	path   route.Path // what was chosen: table, virtual host, route, cluster
+	rq     route.Request
+	times  route.Timeouts
+	vhost  *conf.VirtualHost
+	route  *conf.Route
+	fwd    *conf.Forward
+	target *conf.WeightedCluster
+	handle *cluster.Handle
+	hash   uint64
+	hashed bool
+	cookie cluster.Cookie // to be set by the answer
+
+	// Request direction. kept holds the body as long as it may be sent again
+	// or has nowhere to go yet; keeping says that it still holds all of it.
+	kept     []byte
+	keeping  bool
+	reqEnd   bool // the request is complete here
+	trailers *stream.Head
+	paused   bool // the client is not being read
+
+	// Response direction.
+	started bool // a final head was sent down
+	ended   bool // the response is complete
+	abort   fault.Decision
+	corsHit bool
+	grpc    bool
+	upgrade bool
+	done    bool
+
+	a        attempt
+	attempts int
+	retries  retries
+	shadows  []*shadow
+
+	rec     telemetry.Record
+	total   loop.Timer // route timeout
+	idle    loop.Timer // stream idle timeout
+	pause   loop.Timer // fault delay, retry back-off
+	onTotal func()
+	onIdle  func()
+	onFault func()
+	onRetry func()
+}
+
+// get takes an exchange that no caller up the stack can still hold: one that
+// was retired in an earlier round, or a new one.
+func (e *Env) get() *Exchange {
+	if len(e.retired) > 0 && e.retiredAt != e.Loop.Now() {
+		e.free = append(e.free, e.retired...)
+		clear(e.retired)
+		e.retired = e.retired[:0]
+	}
+	if n := len(e.free); n > 0 {
+		x := e.free[n-1]
+		e.free = e.free[:n-1]
+		x.done = false
+		return x
+	}
+	x := &Exchange{env: e}
+	x.a.x = x
+	x.a.onTry = x.a.timedOut
+	x.onTotal, x.onIdle, x.onFault, x.onRetry = x.timedOut, x.idled, x.faultDelayed, x.startAttempt
+	return x
+}
+
+func (e *Env) put(x *Exchange) {
+	req, resp, kept := x.req, x.resp, x.kept
+	req.Reset()
+	resp.Reset()
+	if cap(kept) > 16<<10 {
+		kept = nil
+	}
+	a := attempt{x: x, onTry: x.a.onTry, tried: x.a.tried[:0]}
+	*x = Exchange{env: e, a: a, req: req, resp: resp, kept: kept[:0], shadows: x.shadows[:0],
+		onTotal: x.onTotal, onIdle: x.onIdle, onFault: x.onFault, onRetry: x.onRetry, done: true}
+	e.retiredAt = e.Loop.Now()
+	if len(e.free)+len(e.retired) < 1024 {
+		e.retired = append(e.retired, x)
+	}
+}
+
+// begin starts the life of a request whose head has just been read.
+func (x *Exchange) begin(end bool) {
+	c := x.conn
+	x.snap = x.env.Snapshot()
+	x.reqEnd = end
+	x.grpc = route.IsGRPC(&x.req)
+	x.upgrade = len(x.req.Protocol) > 0
+	x.keeping = true
+	x.startRecord()
+	if !x.acceptable() {
+		return
+	}
+	c.prepare(x)
+	if c.http.StreamIdle > 0 {
+		x.env.Loop.Arm(&x.idle, c.http.StreamIdle, x.onIdle)
+	}
+	if c.http.RequestTimeout > 0 && !end {
+		x.env.Loop.Arm(&x.total, c.http.RequestTimeout, x.onTotal)
+	}
+	x.match()
+	x.filter()
+}
+
+// acceptable answers requests that no listener takes.
+func (x *Exchange) acceptable() bool {
+	c := x.conn
+	if len(x.req.Authority) == 0 && x.req.Version >= 11 {
+		x.reply(telemetry.MissingHost, "")
+		return false
+	}
+	if x.req.Version == 10 && !c.http.AcceptHTTP10 && !c.bridge {
+		x.reply(telemetry.LowVersion, "")
+		return false
+	}
+	if x.upgrade && !c.upgradeAllowed(x.req.Protocol) {
+		x.reply(telemetry.UpgradeFailed, "")
+		return false
+	}
+	var b [1024]byte
+	p, do := route.Normalize(b[:0], x.req.Path, c.http)
+	switch {
+	case do == route.PathReject:
+		x.reply(telemetry.BadPath, "")
+		return false
+	case do == route.PathRedirect:
+		x.moved(307, p)
+		return false
+	case len(p) != len(x.req.Path) || string(p) != string(x.req.Path):
+		x.req.Path = x.req.Keep(p)
+	}
+	return true
+}
+
+// match finds the virtual host and route; neither need exist.
+func (x *Exchange) match() {
+	t := x.conn.http.Routes
+	if t == nil {
+		t = x.snap.Routes[x.conn.http.RouteName]
+	}
+	if t == nil {
+		return
+	}
+	x.path.Table = t
+	route.StripPort(&x.req, x.conn.http.StripPort, x.conn.local.Port())
+	if x.vhost = route.Host(t, x.req.Authority, nil); x.vhost == nil {
+		return
+	}
+	x.path.Host = x.vhost
+	x.rq = route.Request{Head: &x.req, Source: x.conn.remote, Remote: netip.AddrPortFrom(x.remote, x.conn.remote.Port()),
+		Local: x.conn.local, Random: x.env.Loop.Rand(), SNI: x.conn.peer.SNI, PeerURI: x.conn.peer.Principal,
+		LocalURI: x.conn.peer.Local, TLSVersion: x.conn.peer.Version, TLSCipher: x.conn.peer.Cipher}
+	if x.conn.peer.Version == "" && x.conn.peer.TLS {
+		x.rq.TLSVersion = "TLS"
+	}
+	x.route = route.Match(x.vhost, &x.rq, nil)
+	x.path.Route = x.route
+}
+
+// act does what the route says, after all filters let the request pass.
+func (x *Exchange) act() {
+	if x.done || x.started {
+		return
+	}
+	switch r := x.route; {
+	case x.vhost != nil && route.NeedsTLS(x.vhost, &x.req):
+		var b [512]byte
+		x.moved(301, route.TLSLocation(b[:0], &x.req))
+	case r == nil:
+		x.reply(telemetry.NoRoute, "")
+	case r.Redirect != nil:
+		x.redirect(r)
+	case r.Direct != nil:
+		x.direct(r)
+	case r.Forward != nil:
+		x.forward(r)
+	default:
+		x.reply(telemetry.NoRoute, "")
+	}
+}
+
+// OnHead is never called: the acceptor got the head.
+func (x *Exchange) OnHead(*stream.Head, bool) {}
+
+// OnData takes a piece of the request body.
+func (x *Exchange) OnData(p []byte, end bool) {
+	if x.done {
+		return
+	}
+	x.rec.BytesReceived += uint64(len(p))
+	x.touch()
+	live := x.a.sending()
+	if live {
+		x.a.s.SendData(p, end)
+	}
+	for _, s := range x.shadows {
+		s.data(p)
+	}
+	if x.keeping {
+		x.keep(p, live)
+	}
+	if end {
+		x.requestEnded()
+	}
+	if !x.done && live && x.a.s != nil && x.a.s.Blocked() {
+		x.pauseDown(true)
+	}
+}
+
+// keep holds body bytes back for a replay, or until there is somewhere to
+// send them. Above the limit a replay is given up, or the client is made to wait.
+func (x *Exchange) keep(p []byte, live bool) {
+	if live && x.retries.left <= 0 {
+		x.keeping = false
+		return
+	}
+	if len(x.kept)+len(p) <= x.conn.bufferLimit() || !live {
+		x.kept = append(x.kept, p...)
+		if !live && len(x.kept) > waitLimit {
+			x.pauseDown(true)
+		}
+		return
+	}
+	x.keeping, x.kept, x.retries.left = false, x.kept[:0], 0
+}
+
+// waitLimit bounds what is read of a body that has no upstream yet, in bytes;
+// one more read may come on top.
+const waitLimit = 64 << 10
+
+// OnTrailers ends the request with trailers.
+func (x *Exchange) OnTrailers(t *stream.Head) {
+	if x.done {
+		return
+	}
+	x.trailers = new(stream.Head)
+	x.trailers.CopyFrom(t)
+	if x.a.sending() {
+		x.a.s.SendTrailers(x.trailers)
+	}
+	x.requestEnded()
+}
+
+// OnReset says that the client is gone.
+func (x *Exchange) OnReset(r stream.Reset, detail string) {
+	if x.done {
+		return
+	}
+	x.rec.Flags |= telemetry.FlagDC
+	if r == stream.ProtocolError {
+		x.rec.Flags = x.rec.Flags&^telemetry.FlagDC | telemetry.FlagDPE
+	}
+	x.rec.Details = "downstream_remote_disconnect"
+	if detail != "" {
+		x.rec.Details = detail
+	}
+	x.down = nil
+	x.finish()
+}
+
+// OnWritable resumes the response when the client reads again.
+func (x *Exchange) OnWritable() {
+	if !x.done && x.a.s != nil {
+		x.a.s.Pause(false)
+	}
+}
+
+func (x *Exchange) requestEnded() {
+	x.reqEnd = true
+	x.rec.RequestEnd = x.env.Loop.Now()
+	for _, s := range x.shadows {
+		s.finish(x.trailers)
+	}
+	if x.fwd != nil {
+		x.armTotal()
+	}
+}
+
+// pauseDown stops or resumes reading the request.
+func (x *Exchange) pauseDown(stop bool) {
+	if x.paused != stop && x.down != nil && !x.reqEnd {
+		x.paused = stop
+		x.down.Pause(stop)
+	}
+}
+
+// touch moves the stream idle timeout.
+func (x *Exchange) touch() {
+	if d := x.conn.http.StreamIdle; d > 0 {
+		x.env.Loop.Arm(&x.idle, d, x.onIdle)
+	}
+}
+
+// armTotal starts the route timeout; it counts from the end of the request.
+func (x *Exchange) armTotal() {
+	if x.times.Total > 0 && !x.upgrade {
+		x.env.Loop.Arm(&x.total, x.times.Total, x.onTotal)
+	} else {
+		x.total.Stop()
+	}
+}
+
+func (x *Exchange) timedOut() {
+	if x.fwd == nil {
+		x.reply(telemetry.RequestTimeout, "")
+		return
+	}
+	x.a.abandon()
+	x.fail(telemetry.UpstreamTimeout, "")
+}
+
+func (x *Exchange) idled() {
+	if x.started {
+		x.rec.Flags |= telemetry.FlagSI
+		x.rec.Details = "stream_idle_timeout"
+		x.cut()
+		return
+	}
+	x.reply(telemetry.StreamIdle, "")
+}
+
+// finish releases everything, reports, and gives the exchange back.
+func (x *Exchange) finish() {
+	if x.done {
+		return
+	}
+	x.done = true
+	x.total.Stop()
+	x.idle.Stop()
+	x.pause.Stop()
+	x.a.release()
+	x.retries.release(x.handle)
+	for _, s := range x.shadows {
+		s.orphan()
+	}
+	x.endRecord()
+	c := x.conn
+	x.env.Reporter.Finished(x.env.Loop, &x.rec, c.logs)
+	c.ended()
+	x.env.put(x)
+}
+
+// now is the wall clock, for dates and start times.
+func (e *Env) now() time.Time { return e.Loop.Wall() }

@@ -1,0 +1,149 @@
+package exchange
+
+import (
+	"net/netip"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/filter/cors"
+	"github.com/tulle-mesh/tulle/internal/proxy/filter/fault"
+	"github.com/tulle-mesh/tulle/internal/proxy/filter/rbac"
+	"github.com/tulle-mesh/tulle/internal/proxy/stream"
+	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
+)
+
+// filter runs the listener's filters in its order from where it stopped, then
+// acts. A filter that must wait leaves and comes back.
+func (x *Exchange) filter() {
+	fs := x.conn.http.Filters
+	for i := range fs {
+		f := &fs[i]
+		switch {
+		case f.CORS:
+			if x.cors() {
+				return
+			}
+		case f.HasFault:
+			// Envoy runs fault where the listener says; nothing of ours that
+			// comes after it depends on the wait, so it is kept for the end.
+			continue
+		default:
+			if r := x.rbacFor(f); r != nil && !x.allowed(r) {
+				return
+			}
+		}
+	}
+	for i := range fs {
+		if fs[i].HasFault && x.fault(&fs[i]) {
+			return
+		}
+	}
+	x.act()
+}
+
+// rbacFor is the filter's policy, or what the route puts in its place.
+func (x *Exchange) rbacFor(f *conf.Filter) *conf.RBAC {
+	if x.route != nil {
+		if o, ok := x.route.RBAC[f.Name]; ok {
+			return o.RBAC
+		}
+	}
+	if x.vhost != nil {
+		if o, ok := x.vhost.RBAC[f.Name]; ok {
+			return o.RBAC
+		}
+	}
+	return f.RBAC
+}
+
+// allowed asks one RBAC filter and answers a denied request.
+func (x *Exchange) allowed(r *conf.RBAC) bool {
+	c := x.conn
+	in := rbac.Input{Head: &x.req, Destination: c.destination(), Source: c.remote, Remote: netip.AddrPortFrom(x.remote, 0),
+		TLS: c.peer.TLS, Mutual: c.peer.Mutual, Principals: c.peer.URIs, ServerName: c.peer.SNI}
+	ok, policy := rbac.Eval(r, &in, nil)
+	if ok {
+		return true
+	}
+	o := telemetry.Denied
+	o.Details = "rbac_access_denied_matched_policy[none]"
+	if policy != "" {
+		o.Details = "rbac_access_denied_matched_policy[" + policy + "]"
+	}
+	x.reply(o, "")
+	return false
+}
+
+// fault delays or aborts. It reports true when the request does not go on now.
+func (x *Exchange) fault(f *conf.Filter) bool {
+	p := f.Fault
+	if x.route != nil && x.route.Fault != nil {
+		p = x.route.Fault
+	}
+	if p == nil {
+		return false
+	}
+	d := fault.Decide(p, x.env.Loop.Rand())
+	if d.Delay > 0 {
+		x.rec.Flags |= telemetry.FlagDI
+		x.abort = d
+		x.env.Loop.Arm(&x.pause, d.Delay, x.onFault)
+		return true
+	}
+	return x.aborted(d)
+}
+
+func (x *Exchange) faultDelayed() {
+	if x.done || x.aborted(x.abort) {
+		return
+	}
+	x.act()
+}
+
+func (x *Exchange) aborted(d fault.Decision) bool {
+	if !d.Abort {
+		return false
+	}
+	x.reply(telemetry.Aborted(d.Status, d.GRPC), "")
+	return true
+}
+
+// corsPolicy is the route's or the virtual host's.
+func (x *Exchange) corsPolicy() *conf.CORS {
+	if x.route != nil && x.route.CORS != nil {
+		return x.route.CORS
+	}
+	if x.vhost != nil {
+		return x.vhost.CORS
+	}
+	return nil
+}
+
+// cors answers a preflight; true when it did.
+func (x *Exchange) cors() bool {
+	p := x.corsPolicy()
+	if p == nil || x.req.Get("origin") == nil {
+		return false
+	}
+	x.corsHit = cors.Allowed(p, &x.req)
+	if !cors.Preflight(&x.req) {
+		return false
+	}
+	if !x.corsHit && p.ForwardUnmatched {
+		return false
+	}
+	h := &x.resp
+	h.Status, h.Length = 200, 0
+	x.rec.Details = "direct_response"
+	if x.corsHit {
+		cors.Answer(p, &x.req, h)
+	}
+	x.corsHit = false
+	x.sendLocal(nil)
+	return true
+}
+
+func (x *Exchange) corsResponse(h *stream.Head) {
+	if x.corsHit {
+		cors.Decorate(x.corsPolicy(), &x.req, h)
+	}
+}

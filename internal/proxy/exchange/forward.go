@@ -1,0 +1,93 @@
+package exchange
+
+import (
+	"strconv"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/pool"
+	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/stream"
+	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
+)
+
+// forward chooses a cluster, shapes the request and starts the first attempt.
+func (x *Exchange) forward(r *conf.Route) {
+	f := r.Forward
+	x.fwd = f
+	x.target = route.Pick(f, x.rq.Random)
+	if x.target != nil {
+		x.rec.Cluster = x.target.Name
+		x.handle = x.env.Clusters.Get(x.target.Name)
+	}
+	if x.handle == nil {
+		x.reply(telemetry.NoCluster(f.NotFoundCode), "")
+		return
+	}
+	retry := route.RetryPolicy(x.vhost, f)
+	x.times = route.TimeoutsFor(f, retry, &x.req)
+	x.retries.set(retry)
+	x.path.Cluster = x.target
+	if len(f.Hash) > 0 {
+		x.hash, x.hashed, x.cookie = cluster.Hash(f.Hash, &x.req, x.conn.remote.Addr(), x.rq.Random)
+	}
+	x.mirror(f)
+	route.Rewrite(&x.path, &x.rq)
+	route.TimeoutHeaders(f, x.times, &x.req)
+	if x.vhost.AttemptCount {
+		x.req.Set("x-envoy-attempt-count", one)
+	}
+	if x.reqEnd {
+		x.armTotal()
+	} else {
+		x.total.Stop() // the request timeout has done its work when forwarding begins
+	}
+	x.startAttempt()
+}
+
+var one = []byte("1")
+
+func (x *Exchange) setAttemptCount() {
+	x.req.Set("x-envoy-attempt-count", strconv.AppendInt(nil, int64(x.attempts), 10))
+}
+
+// sendHead hands the request head to an upstream stream. A bridged one gets
+// its mark, which must not stay for a later attempt over another connection.
+func (x *Exchange) sendHead(s stream.Stream, via *pool.Upstream, whole bool) {
+	if !via.Bridged {
+		s.SendHead(&x.req, whole)
+		return
+	}
+	method, n := x.req.Method, len(x.req.Fields)
+	toBridge(&x.req)
+	s.SendHead(&x.req, whole)
+	x.req.Method, x.req.Fields = method, x.req.Fields[:n]
+}
+
+// redirect answers with the Location that the route makes.
+func (x *Exchange) redirect(r *conf.Route) {
+	var b [512]byte
+	x.moved(r.Redirect.Code, route.Location(b[:0], &x.path, &x.req))
+}
+
+// moved answers with a Location.
+func (x *Exchange) moved(code int, location []byte) {
+	x.rec.Details = "direct_response"
+	h := &x.resp
+	h.Status, h.Length = code, 0
+	h.Add("location", location)
+	x.editResponse(h)
+	x.sendLocal(nil)
+}
+
+// direct answers with the route's own body.
+func (x *Exchange) direct(r *conf.Route) {
+	x.rec.Details = "direct_response"
+	h := &x.resp
+	h.Status, h.Length = r.Direct.Status, int64(len(r.Direct.Body))
+	if len(r.Direct.Body) > 0 {
+		h.AddString("content-type", "text/plain")
+	}
+	x.editResponse(h)
+	x.sendLocal(r.Direct.Body)
+}

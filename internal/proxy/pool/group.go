@@ -1,0 +1,182 @@
+package pool
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/stream"
+)
+
+// key of a group: one endpoint under one policy. Configuration nodes are
+// immutable, so a changed policy is another key.
+type key struct {
+	conf *conf.Cluster
+	addr netip.AddrPort
+	pipe string
+	tls  *conf.ClientTLS
+	h2   bool
+	sni  string
+}
+
+// group holds the connections to one endpoint and the tickets that wait for one.
+type group struct {
+	key
+	p       *Pool
+	cluster *cluster.Handle
+	ep      *cluster.Endpoint
+	idle    []*upconn // HTTP/1, most recently used last
+	multi   []*upconn // HTTP/2
+	open    int       // every connection that is not closed, dialing ones too
+	dialing int
+	shared  bool // the last handshake ended in HTTP/2
+	stale   bool // its configuration is gone: nothing goes back to idle
+	first   *Ticket
+	last    *Ticket
+	waiting int
+}
+
+// get serves a ticket from what is there, or queues it and dials.
+func (g *group) get(t *Ticket) {
+	t.g = g
+	if g.waiting == 0 && g.now(t) {
+		return
+	}
+	if !g.cluster.TryAcquire(cluster.Pending) {
+		t.Owner.Failed(stream.Overflow, "overflow")
+		return
+	}
+	g.queue(t)
+	g.grow()
+}
+
+// now serves t from a connection that is ready, if there is one.
+func (g *group) now(t *Ticket) bool {
+	for n := len(g.idle); n > 0; n = len(g.idle) {
+		u := g.idle[n-1]
+		g.idle[n-1] = nil
+		g.idle = g.idle[:n-1]
+		if u.h1.Idle() && !u.retired {
+			u.take(t)
+			return true
+		}
+	}
+	for _, u := range g.multi {
+		if u.h2.Capacity() <= 0 || u.retired {
+			continue
+		}
+		if u.via.Bridged {
+			if !g.cluster.TryAcquire(cluster.Connections) {
+				if g.streams() > 0 {
+					return false
+				}
+				g.cluster.Acquire(cluster.Connections)
+			}
+			t.virtual = true
+		}
+		u.take(t)
+		return true
+	}
+	return false
+}
+
+// streams counts the open streams of shared connections.
+func (g *group) streams() int {
+	n := 0
+	for _, u := range g.multi {
+		n += u.streams
+	}
+	return n
+}
+
+// serve gives what has become ready to those who wait, and dials for the rest.
+func (g *group) serve() {
+	for t := g.first; t != nil; t = g.first {
+		if !g.now(t) {
+			break
+		}
+	}
+	g.grow()
+}
+
+// grow dials while tickets wait that no present or coming connection will take.
+func (g *group) grow() {
+	for g.waiting > g.coming() {
+		if !g.cluster.TryAcquire(cluster.Connections) {
+			// At the limit; but a group without any connection gets one, or its
+			// queue would never move.
+			if g.open > 0 {
+				return
+			}
+			g.cluster.Acquire(cluster.Connections)
+		}
+		g.dial(true)
+	}
+}
+
+// coming is how many waiting tickets the connections under way will take.
+func (g *group) coming() int {
+	if g.dialing == 0 {
+		if g.blocked() {
+			return g.waiting
+		}
+		return 0
+	}
+	if g.shared || g.mayShare() {
+		return g.waiting
+	}
+	return g.dialing
+}
+
+// blocked reports whether the queue waits for a virtual connection or stream
+// of a shared connection, which another dial would not help.
+func (g *group) blocked() bool {
+	for _, u := range g.multi {
+		if !u.retired && u.h2.Capacity() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// mayShare reports whether the next connection may turn out to be HTTP/2: then
+// it is waited for, instead of dialing one per request.
+func (g *group) mayShare() bool {
+	return g.h2 || g.tls != nil && g.open == g.dialing && slices.Contains(g.offers(), Bridge)
+}
+
+// fail ends every waiting ticket, as a failed connection attempt does.
+func (g *group) fail(r stream.Reset, detail string) {
+	for t := g.first; t != nil; t = g.first {
+		g.unqueue(t)
+		g.cluster.Release(cluster.Pending)
+		t.Owner.Failed(r, detail)
+	}
+}
+
+func (g *group) queue(t *Ticket) {
+	t.waiting, t.prev, t.next = true, g.last, nil
+	if g.last == nil {
+		g.first = t
+	} else {
+		g.last.next = t
+	}
+	g.last = t
+	g.waiting++
+}
+
+func (g *group) unqueue(t *Ticket) {
+	if t.prev == nil {
+		g.first = t.next
+	} else {
+		t.prev.next = t.next
+	}
+	if t.next == nil {
+		g.last = t.prev
+	} else {
+		t.next.prev = t.prev
+	}
+	t.waiting, t.prev, t.next = false, nil, nil
+	g.waiting--
+}

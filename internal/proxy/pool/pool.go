@@ -1,0 +1,176 @@
+package pool
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/http1"
+	"github.com/tulle-mesh/tulle/internal/proxy/http2"
+	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+	"github.com/tulle-mesh/tulle/internal/proxy/stream"
+)
+
+// Bridge is the ALPN token of our own proxies: HTTP/1 requests as HTTP/2 streams.
+const Bridge = "tulle1"
+
+// Secured is what a TLS handshake towards an endpoint has brought.
+type Secured struct {
+	Conn      *loop.Conn // the connection under TLS, not started
+	Pending   []byte     // sealed bytes that came with the end of the handshake
+	ALPN      string
+	Principal string // SPIFFE URI of the peer; empty: none
+}
+
+// Options of a pool.
+type Options struct {
+	// Secure begins TLS on a connected socket and calls done on the loop, once.
+	// The returned function gives up; done is then not called.
+	Secure func(c *loop.Conn, t *conf.ClientTLS, sni string, alpn []string, done func(Secured, error)) (cancel func())
+	// Dial opens a connection towards an endpoint; nil: from this host.
+	// Sidecars of programs that live in another network namespace set it.
+	Dial func(l *loop.Loop, ep *cluster.Endpoint, o loop.DialOptions) (*loop.Conn, error)
+	// NoBridge never offers "tulle1".
+	NoBridge bool
+	H1       http1.Limits
+}
+
+// Pool is the set of upstream connections of one loop.
+type Pool struct {
+	loop   *loop.Loop
+	o      Options
+	groups map[key]*group
+	h1     http1.ClientOptions
+	h2     http2.ClientOptions
+	h1set  http1.Set
+	h2set  http2.Set
+	byH1   map[*http1.Client]*upconn
+	byH2   map[*http2.Client]*upconn
+	sweepT loop.Timer
+	sweepF func()
+}
+
+// New makes the pool of a loop.
+func New(l *loop.Loop, o Options) *Pool {
+	p := &Pool{loop: l, o: o, groups: map[key]*group{}, byH1: map[*http1.Client]*upconn{}, byH2: map[*http2.Client]*upconn{}}
+	p.h1 = http1.ClientOptions{Set: &p.h1set, Limits: o.H1, OnIdle: func(c *http1.Client) { p.byH1[c].idled() },
+		OnGone: func(c *http1.Client, err error) { p.byH1[c].gone() }}
+	p.h2 = http2.ClientOptions{Set: &p.h2set, OnCapacity: func(c *http2.Client) { p.byH2[c].capacity() },
+		OnGone: func(c *http2.Client, err error) { p.byH2[c].gone() }}
+	return p
+}
+
+// Get finds or makes a stream for t and tells its owner, perhaps at once.
+func (p *Pool) Get(t *Ticket) {
+	c := t.Cluster.Conf()
+	if c == nil {
+		t.Owner.Failed(stream.ConnectFailed, "cluster was removed")
+		return
+	}
+	k := key{conf: c, addr: t.Endpoint.Addr, pipe: t.Endpoint.Pipe, tls: t.Endpoint.TLS}
+	switch c.Protocol {
+	case conf.UpHTTP2:
+		k.h2 = true
+	case conf.UpDownstream:
+		k.h2 = t.Version == 20
+	}
+	if k.tls != nil {
+		k.sni = k.tls.SNI
+		if k.sni == "" && k.tls.AutoSNI {
+			k.sni = hostOnly(t.Authority)
+		}
+	}
+	g := p.groups[k]
+	if g == nil {
+		g = &group{key: k, p: p, cluster: t.Cluster, ep: t.Endpoint}
+		p.groups[k] = g
+		p.armSweep()
+	}
+	g.get(t)
+}
+
+// defaultConnect is Envoy's connect_timeout.
+const defaultConnect = 5 * time.Second
+
+// connect begins a connection to an endpoint.
+func (p *Pool) connect(c *conf.Cluster, ep *cluster.Endpoint) (*loop.Conn, error) {
+	o := loop.DialOptions{Source: c.BindSource}
+	if k := c.Keepalive; k != nil {
+		o.Keepalive = &loop.Keepalive{Probes: int(k.Probes), Time: k.Time, Interval: k.Interval}
+	}
+	switch {
+	case p.o.Dial != nil:
+		return p.o.Dial(p.loop, ep, o)
+	case ep.Pipe != "":
+		return p.loop.DialUnix(ep.Pipe)
+	}
+	return p.loop.Dial(ep.Addr, o)
+}
+
+// hostOnly is an authority without its port.
+func hostOnly(a []byte) string {
+	s := string(a)
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return ap.Addr().String()
+	}
+	for i := len(s) - 1; i >= 0 && s[i] != ']'; i-- {
+		if s[i] == ':' {
+			return s[:i]
+		}
+	}
+	return s
+}
+
+// sweepEvery is how often groups are looked over whose endpoint or
+// configuration is gone.
+const sweepEvery = 5 * time.Second
+
+func (p *Pool) armSweep() {
+	if p.sweepT.Armed() {
+		return
+	}
+	if p.sweepF == nil {
+		p.sweepF = p.sweep
+	}
+	p.loop.Arm(&p.sweepT, sweepEvery, p.sweepF)
+}
+
+// sweep closes the idle connections of groups that no request will choose any
+// more, and forgets empty groups.
+func (p *Pool) sweep() {
+	for k, g := range p.groups {
+		if g.cluster.Conf() != k.conf || g.ep.Removed() {
+			g.retire()
+		}
+		if g.open == 0 && g.waiting == 0 {
+			delete(p.groups, k)
+		}
+	}
+	if len(p.groups) > 0 {
+		p.armSweep()
+	}
+}
+
+// Counts says how many connections and waiting tickets the pool holds.
+func (p *Pool) Counts() (connections, waiting int) {
+	for _, g := range p.groups {
+		connections += g.open
+		waiting += g.waiting
+	}
+	return connections, waiting
+}
+
+// errTimeout ends connection attempts that take too long.
+var errTimeout = errors.New("connection timeout")
+
+// resetOf names a failure to connect.
+func resetOf(err error) stream.Reset {
+	if errors.Is(err, errTimeout) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT) {
+		return stream.ConnectTimedOut
+	}
+	return stream.ConnectFailed
+}

@@ -1,0 +1,56 @@
+package pool
+
+import (
+	"net/netip"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
+	"github.com/tulle-mesh/tulle/internal/proxy/stream"
+)
+
+// Owner of a ticket gets exactly one of its calls, inside Get or later.
+type Owner interface {
+	// Ready hands over a stream whose Peer is the ticket's.
+	Ready(s stream.Stream, via *Upstream)
+	// Failed says why there is none; detail is a few plain words.
+	Failed(r stream.Reset, detail string)
+}
+
+// Ticket asks for one stream. The owner keeps it in place until Done.
+type Ticket struct {
+	Cluster   *cluster.Handle
+	Endpoint  *cluster.Endpoint
+	Version   uint8  // what the client speaks: 10, 11, 20
+	Upgrade   bool   // the request asks for another protocol
+	Authority []byte // for SNI where the cluster takes it from the request
+	Peer      stream.Peer
+	Owner     Owner
+
+	g          *group
+	prev, next *Ticket
+	waiting    bool
+	virtual    bool // occupies a virtual connection
+}
+
+// Done ends the ticket: it leaves the queue, or gives its virtual connection
+// back. The stream itself is ended by its user. Done may be called twice.
+func (t *Ticket) Done() {
+	switch {
+	case t.waiting:
+		t.g.unqueue(t)
+		t.Cluster.Release(cluster.Pending)
+	case t.virtual:
+		t.virtual = false
+		t.Cluster.Release(cluster.Connections)
+		t.g.serve()
+	}
+}
+
+// Upstream describes the connection behind a stream.
+type Upstream struct {
+	Local, Remote netip.AddrPort
+	TLS           bool
+	Principal     string // SPIFFE URI of the peer
+	HTTP2         bool
+	Bridged       bool // HTTP/1 travels as HTTP/2: mark the request
+	Reused        bool // the connection has carried a request before
+}

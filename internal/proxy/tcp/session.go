@@ -1,0 +1,310 @@
+package tcp
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+	"github.com/tulle-mesh/tulle/internal/proxy/pool"
+	"github.com/tulle-mesh/tulle/internal/proxy/stream"
+	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
+)
+
+// Env is what the sessions of one loop share. Owned by that loop.
+type Env struct {
+	Loop     *loop.Loop
+	Pool     *pool.Pool // dials, with TLS
+	Clusters *cluster.Registry
+	Reporter Reporter
+	Local    telemetry.Workload
+	live     map[*session]struct{}
+}
+
+// Reporter is told when a session begins to carry bytes and when it ends.
+type Reporter interface {
+	Opened(l *loop.Loop, r *telemetry.Record)
+	Closed(l *loop.Loop, r *telemetry.Record, logs []*conf.AccessLog)
+}
+
+// Accepted describes a connection for Serve. The caller has let its filters pass.
+type Accepted struct {
+	Wire      *loop.Conn
+	Listener  *conf.Listener
+	Chain     *conf.Chain
+	Original  netip.AddrPort // invalid: not captured
+	TLS       bool
+	Mutual    bool
+	Principal string
+	SNI       string
+}
+
+// session is one connection and its upstream.
+type session struct {
+	env      *Env
+	conf     *conf.TCP
+	down     *loop.Conn
+	up       *loop.Conn
+	handle   *cluster.Handle
+	ep       *cluster.Endpoint
+	original netip.AddrPort
+	counted  bool
+	tries    uint32
+	idleFor  time.Duration
+	idle     loop.Timer
+	onIdle   func()
+	dial     pool.Dialing
+	downEOF  bool
+	upEOF    bool
+	over     bool
+	rec      telemetry.Record
+	upCodec  upstream
+}
+
+// Serve begins a session and returns the codec of its connection, which the
+// caller starts.
+func (e *Env) Serve(a *Accepted) stream.Codec {
+	s := &session{env: e, conf: a.Chain.TCP, down: a.Wire, original: a.Original}
+	s.onIdle, s.upCodec.s = s.idled, s
+	s.idleFor = s.conf.IdleTimeout
+	if s.idleFor == 0 {
+		s.idleFor = time.Hour
+	}
+	local := a.Wire.Local()
+	if a.Original.IsValid() {
+		local = a.Original
+	}
+	s.rec = telemetry.Record{Start: e.Loop.Wall(), Begin: e.Loop.Now(), TCP: true, Inbound: a.Listener.Inbound,
+		Downstream: a.Wire.Remote(), DownstreamLocal: local, SNI: a.SNI, TLS: a.TLS, Mutual: a.Mutual,
+		Peer: a.Principal, Local: &e.Local}
+	if e.live == nil {
+		e.live = map[*session]struct{}{}
+	}
+	e.live[s] = struct{}{}
+	a.Wire.PauseRead(true)
+	e.Loop.Next(s.connect)
+	return &downstream{s}
+}
+
+// Count is the number of live sessions.
+func (e *Env) Count() int { return len(e.live) }
+
+// CloseAll ends every session, as the last step of a drain.
+func (e *Env) CloseAll() {
+	for s := range e.live {
+		s.end(errors.New("proxy is stopping"))
+	}
+}
+
+// connect picks an endpoint and dials it.
+func (s *session) connect() {
+	if s.over {
+		return
+	}
+	w := pick(s.conf.Clusters, s.env.Loop.Rand())
+	if w == nil {
+		s.refuse(telemetry.NoCluster(0))
+		return
+	}
+	s.rec.Cluster = w.Name
+	if s.handle = s.env.Clusters.Get(w.Name); s.handle == nil {
+		s.refuse(telemetry.NoCluster(0))
+		return
+	}
+	s.attempt()
+}
+
+func (s *session) attempt() {
+	s.tries++
+	pc := cluster.PickContext{Random: s.env.Loop.Rand(), Loop: s.env.Loop.ID(), OriginalDst: s.original}
+	if s.conf.HashSource {
+		pc.Hash, pc.HasHash, _ = cluster.Hash(sourceIP, nil, s.down.Remote().Addr(), pc.Random)
+	}
+	ep, err := s.handle.Pick(&pc, nil)
+	if err != nil {
+		s.refuse(telemetry.FromCluster(err))
+		return
+	}
+	if !s.handle.TryAcquire(cluster.Connections) {
+		s.refuse(telemetry.Overflow)
+		return
+	}
+	s.handle.Begin(ep)
+	s.ep, s.counted = ep, true
+	s.rec.Upstream = ep.Addr
+	s.dial = s.env.Pool.Dial(s.handle, ep, s.dialed)
+}
+
+// dialed gets the upstream connection, not started, or the reason there is none.
+func (s *session) dialed(c pool.Secured, err error) {
+	s.dial = pool.Dialing{}
+	if s.over {
+		if c.Conn != nil {
+			c.Conn.Abort()
+		}
+		return
+	}
+	if err != nil {
+		s.uncount(cluster.Outcome{Reset: stream.ConnectFailed})
+		if s.tries < max(s.conf.MaxConnect, 1) {
+			s.attempt()
+			return
+		}
+		s.rec.TransportFailure = err.Error()
+		s.refuse(telemetry.ConnectFailed)
+		return
+	}
+	s.handle.Judge(s.ep, cluster.Outcome{}, s.env.Loop.Now())
+	s.up = c.Conn
+	s.rec.UpstreamLocal, s.rec.UpstreamTLS, s.rec.UpstreamPeer = c.Conn.Local(), c.Principal != "" || c.ALPN != "", c.Principal
+	s.rec.UpstreamWorkload = s.ep.Workload
+	s.env.Reporter.Opened(s.env.Loop, &s.rec)
+	s.up.Start(&s.upCodec)
+	s.touch()
+	if len(c.Pending) > 0 {
+		s.up.Redeliver(c.Pending)
+	}
+	if !s.over {
+		s.down.PauseRead(false)
+	}
+}
+
+func (s *session) touch() {
+	if s.idleFor > 0 {
+		s.env.Loop.Arm(&s.idle, s.idleFor, s.onIdle)
+	}
+}
+
+func (s *session) idled() {
+	s.rec.Termination = "idle timeout"
+	s.end(nil)
+}
+
+// refuse ends a session that never had an upstream.
+func (s *session) refuse(o telemetry.Outcome) {
+	s.rec.Flags |= o.Flag
+	s.rec.Details = o.Details
+	s.end(errors.New(o.Details))
+}
+
+// end closes both sides and reports. Without err what is pending still leaves.
+func (s *session) end(err error) {
+	if s.over {
+		return
+	}
+	s.over = true
+	s.idle.Stop()
+	s.dial.Cancel()
+	for _, c := range []*loop.Conn{s.down, s.up} {
+		switch {
+		case c == nil:
+		case err != nil:
+			c.Abort()
+		default:
+			c.Close()
+		}
+	}
+	s.uncount(cluster.Outcome{Reset: stream.Cancelled})
+	delete(s.env.live, s)
+	s.rec.BytesReceived, s.rec.BytesSent = s.down.BytesIn(), s.down.BytesOut()
+	s.rec.End = s.env.Loop.Now()
+	s.env.Reporter.Closed(s.env.Loop, &s.rec, s.conf.AccessLog)
+}
+
+func (s *session) uncount(o cluster.Outcome) {
+	if s.counted {
+		s.counted = false
+		s.handle.Done(s.ep, o, s.env.Loop.Now())
+		s.handle.Release(cluster.Connections)
+	}
+}
+
+var sourceIP = []conf.HashPolicy{{SourceIP: true}}
+
+// eof passes a half-close on; with both sides ended the session is over.
+func (s *session) eof(from *bool, to *loop.Conn) {
+	*from = true
+	if s.downEOF && s.upEOF {
+		s.end(nil)
+		return
+	}
+	if to != nil {
+		to.CloseWrite()
+	} else {
+		s.end(nil)
+	}
+}
+
+// closed ends the session when one side is gone.
+func (s *session) closed(err error, flag telemetry.Flags) {
+	if !s.over && err != nil {
+		s.rec.Flags |= flag
+		s.rec.Termination = err.Error()
+	}
+	s.end(err)
+}
+
+// downstream is the codec of the client's connection.
+type downstream struct{ s *session }
+
+func (d *downstream) OnBytes(p []byte) {
+	s := d.s
+	s.touch()
+	s.up.Write(p)
+	if s.up.Blocked() {
+		s.down.PauseRead(true)
+	}
+}
+
+func (d *downstream) OnEOF() { d.s.eof(&d.s.downEOF, d.s.up) }
+
+func (d *downstream) OnWritable() {
+	if d.s.up != nil {
+		d.s.up.PauseRead(false)
+	}
+}
+
+func (d *downstream) OnClose(err error) { d.s.closed(err, 0) }
+
+// upstream is the codec of the endpoint's connection.
+type upstream struct{ s *session }
+
+func (u *upstream) OnBytes(p []byte) {
+	s := u.s
+	s.touch()
+	s.down.Write(p)
+	if s.down.Blocked() {
+		s.up.PauseRead(true)
+	}
+}
+
+func (u *upstream) OnEOF() { u.s.eof(&u.s.upEOF, u.s.down) }
+
+func (u *upstream) OnWritable() { u.s.down.PauseRead(false) }
+
+func (u *upstream) OnClose(err error) { u.s.closed(err, telemetry.FlagUC) }
+
+// pick chooses by weight.
+func pick(cs []conf.WeightedCluster, random uint64) *conf.WeightedCluster {
+	var total uint64
+	for i := range cs {
+		total += uint64(cs[i].Weight)
+	}
+	if len(cs) == 1 {
+		return &cs[0]
+	}
+	if total == 0 {
+		return nil
+	}
+	n := random % total
+	for i := range cs {
+		if w := uint64(cs[i].Weight); n < w {
+			return &cs[i]
+		} else {
+			n -= w
+		}
+	}
+	return nil
+}

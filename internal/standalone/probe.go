@@ -1,0 +1,88 @@
+package standalone
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"os/exec"
+	"time"
+)
+
+// check runs a probe once against the address where the program listens.
+func (p *Probe) check(ctx context.Context, app netip.AddrPort) bool {
+	timeout := p.Timeout
+	if timeout <= 0 {
+		timeout = time.Second
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	switch {
+	case len(p.Exec) > 0:
+		return exec.CommandContext(ctx, p.Exec[0], p.Exec[1:]...).Run() == nil
+	case p.HTTPPath != "":
+		return probeHTTP(ctx, app, p.HTTPPath)
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", app.String())
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
+}
+
+// probeClient talks to the program alone, whatever the environment says.
+var probeClient = &http.Client{
+	Transport:     &http.Transport{DisableKeepAlives: true, Proxy: nil},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
+
+func probeHTTP(ctx context.Context, app netip.AddrPort, path string) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+app.String()+path, nil)
+	if err != nil {
+		return false
+	}
+	req.Header.Set("user-agent", "tulle-probe")
+	resp, err := probeClient.Do(req)
+	if err != nil {
+		return false
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode >= 200 && resp.StatusCode < 400
+}
+
+// watch probes until ctx ends and calls changed with every new verdict. It
+// asks quickly until the first success.
+func (p *Probe) watch(ctx context.Context, app netip.AddrPort, changed func(ready bool)) {
+	period := p.Period
+	if period <= 0 {
+		period = 10 * time.Second
+	}
+	limit := max(p.Failures, 1)
+	ready, failures := false, 0
+	wait := p.Initial
+	for {
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+		ok := p.check(ctx, app)
+		switch {
+		case ok:
+			failures = 0
+		default:
+			failures++
+		}
+		if now := ok || ready && failures < limit; now != ready && ctx.Err() == nil {
+			ready = now
+			changed(ready)
+		}
+		if wait = period; !ready {
+			wait = min(period, 100*time.Millisecond)
+		}
+	}
+}
