@@ -16,6 +16,7 @@ type Listener struct {
 	InspectTLS     bool
 	InspectHTTP    bool
 	InspectTimeout time.Duration // 0: wait for ever; then go on with what is known
+	InspectClose   bool          // close instead of going on after InspectTimeout
 	Inbound        bool          // traffic_direction
 	Chains         []*Chain
 	Default        *Chain // nil: connections that match no chain are closed
@@ -33,6 +34,8 @@ type Chain struct {
 	HTTP   *HTTP      // exactly one of HTTP and TCP
 	TCP    *TCP
 	Origin string
+
+	HandshakeTimeout time.Duration // transport_socket_connect_timeout; 0: the engine's own
 }
 
 // ChainMatch; empty lists match everything. The order of specificity is
@@ -47,6 +50,11 @@ type ChainMatch struct {
 	SourcePrefixes  []netip.Prefix
 }
 
+// SystemRoots is the name of the secret that is the machine's own CA bundle.
+// Secrets that rest in files of this machine are named, as Istio's agent
+// names them, "file-cert:CHAIN~KEY" and "file-root:CA".
+const SystemRoots = "file-root:system"
+
 // ServerTLS of a chain (DownstreamTlsContext).
 type ServerTLS struct {
 	Certificates  []string // secret names
@@ -57,19 +65,22 @@ type ServerTLS struct {
 	MinVersion    uint16 // crypto/tls numbers; 0: 1.2
 	MaxVersion    uint16
 	CipherSuites  []uint16
+	NoTickets     bool // no session tickets
 }
 
 // ClientTLS towards a cluster (UpstreamTlsContext).
 type ClientTLS struct {
-	Certificate string // secret name; empty: none is shown
-	Validation  string // secret name; empty: the server is not verified
-	SANs        []StringMatch
-	SNI         string
-	AutoSNI     bool // from the request's authority
-	ALPN        []string
-	MinVersion  uint16
-	MaxVersion  uint16
-	Mesh        bool // mesh mTLS: ALPN holds "istio"; "tulle1" may be offered
+	Certificate  string // secret name; empty: none is shown
+	Validation   string // secret name; empty: the server is not verified
+	SANs         []StringMatch
+	SNI          string
+	AutoSNI      bool // from the request's authority
+	AutoSAN      bool // the server's certificate must also be good for the SNI that was sent
+	ALPN         []string
+	MinVersion   uint16
+	MaxVersion   uint16
+	CipherSuites []uint16
+	Mesh         bool // mesh mTLS: ALPN holds "istio"; "tulle1" may be offered
 }
 
 // HTTPCodec of an HTTP manager.
@@ -90,12 +101,16 @@ type HTTP struct {
 	Routes           *RouteTable   // inline, instead of RouteName
 	Filters          []Filter      // without the router, in order
 	Upgrades         []string      // lower-case: "websocket", "connect"
-	IdleTimeout      time.Duration // connection, 0: 1 h
+	IdleTimeout      time.Duration // connection, 0: 1 h; negative: off
 	StreamIdle       time.Duration // 0: 5 min; negative: off
 	RequestTimeout   time.Duration // whole request received; 0: none
 	MaxConnDuration  time.Duration
 	DrainTimeout     time.Duration // 0: 5 s
-	ServerName       string
+	HeadersTimeout   time.Duration // request head received; 0: none
+	ServerName       string        // empty: "envoy"
+	ServerHeader     ServerHeader
+	StripDot         bool // strip_trailing_host_dot
+	SuppressHeaders  bool // the router adds no x-envoy-* headers
 	XFCC             XFCC
 	XFCCFields       XFCCFields
 	UseRemoteAddress bool
@@ -130,6 +145,16 @@ const (
 
 // XFCCFields that AppendForward and SanitizeSet write beside By and Hash.
 type XFCCFields struct{ Subject, Cert, Chain, DNS, URI bool }
+
+// ServerHeader is what is done with the response header server.
+type ServerHeader uint8
+
+// Modes.
+const (
+	ServerOverwrite ServerHeader = iota
+	ServerAppendIfAbsent
+	ServerPassThrough
+)
 
 // EscapedSlashes is path_with_escaped_slashes_action.
 type EscapedSlashes uint8
@@ -168,16 +193,18 @@ type TCP struct {
 	IdleTimeout time.Duration     // 0: 1 h; negative: off
 	MaxConnect  uint32            // attempts; 0: 1
 	AccessLog   []*AccessLog
-	HashSource  bool // hash_policy: source ip
+	HashSource  bool          // hash_policy: source ip
+	MaxDuration time.Duration // of the connection; 0: no limit
 }
 
 // WeightedCluster of a route or tcp_proxy.
 type WeightedCluster struct {
-	Name     string
-	Weight   uint32
-	Request  HeaderEdit
-	Response HeaderEdit
-	Origin   string
+	Name        string
+	Weight      uint32
+	Request     HeaderEdit
+	Response    HeaderEdit
+	Origin      string
+	HostRewrite string // wins over the route's
 }
 
 // RouteTable is one RouteConfiguration, indexed for matching.
@@ -279,7 +306,20 @@ type StringMatch struct {
 	Value      string
 	Regex      *regexp.Regexp
 	IgnoreCase bool
+	SAN        SANType // in lists of SANs: the kind of name it is compared with
 }
+
+// SANType is a kind of subject alternative name.
+type SANType uint8
+
+// Kinds. SANAny is compared with all of them.
+const (
+	SANAny SANType = iota
+	SANURI
+	SANDNS
+	SANIP
+	SANEmail
+)
 
 // HeaderMatch on a header or pseudo-header.
 type HeaderMatch struct {
@@ -301,6 +341,7 @@ type QueryMatch struct {
 type Header struct {
 	Name, Value string
 	Dynamic     bool
+	KeepEmpty   bool // sent even when Value comes out empty
 }
 
 // HeaderEdit is applied: remove, then set and add in order.
@@ -327,13 +368,14 @@ type Forward struct {
 	AutoHost         bool // auto_host_rewrite
 	AppendXFH        bool
 	Timeout          time.Duration // 0: none
-	IdleTimeout      time.Duration // 0: the manager's
+	IdleTimeout      time.Duration // 0: the manager's; negative: off
 	MaxGRPC          time.Duration // max_grpc_timeout; negative: header ignored
 	Retry            *Retry        // nil: none
 	Mirrors          []Mirror
 	Hash             []HashPolicy
 	Upgrades         map[string]bool // per route switches
 	NotFoundCode     int             // cluster_not_found_response_code; 0: 503
+	MaxStream        time.Duration   // the whole exchange, streams too; 0: no limit
 }
 
 // Mirror shadows requests.
@@ -487,6 +529,7 @@ type RBACRule struct {
 	Port     uint16
 	PortEnd  uint16   // exclusive
 	Path     []string // metadata: filter, then keys
+	List     bool     // metadata: String is tried on each element of a list
 	Invert   bool
 }
 
@@ -523,6 +566,8 @@ type Cluster struct {
 	Endpoints                           *Endpoints // inline: static and DNS
 	Balance                             Balance
 	TableSize                           uint64
+	Choices                             uint32        // of least request; 0: 2
+	LocalityWeighted                    bool          // Locality.Weight counts
 	ConnectTimeout                      time.Duration // 0: 5 s, Envoy's default
 	Limits                              Limits
 	Outlier                             *Outlier
@@ -537,7 +582,7 @@ type Cluster struct {
 	DNSRefresh                          time.Duration
 	DNSFamily                           string // "auto","v4","v6","all"
 	Keepalive                           *Keepalive
-	BindSource                          netip.Addr
+	BindSource, BindSource6             netip.Addr // by the endpoint's family; BindSource of either when 6 is not set
 	BufferLimit                         int
 	Host, ServiceName, ServiceNamespace string // from filter_metadata["istio"].services
 	External                            bool
@@ -567,6 +612,10 @@ type TLSMatch struct {
 // (Envoy's defaults are filled in by the decoder).
 type Limits struct {
 	Connections, Pending, Requests, Retries uint32
+	// BudgetPercent of active and pending requests, at least BudgetMin, may be
+	// retries (retry_budget); with 0 Retries counts.
+	BudgetPercent float64
+	BudgetMin     uint32
 }
 
 // Outlier detection.
@@ -575,6 +624,7 @@ type Outlier struct {
 	SplitLocal                                           bool
 	Interval, BaseEjection, MaxEjectionTime              time.Duration
 	MaxEjectionPercent                                   uint32
+	AlwaysEjectOne                                       bool // always_eject_one_host
 }
 
 // Keepalive of TCP.
@@ -627,9 +677,10 @@ const (
 // AccessLog to stdout, a file, or nowhere.
 type AccessLog struct {
 	Path      string // /dev/stdout
-	Format    string // text; empty with JSON nil: Istio's default
+	Format    string // text; empty with JSON nil: Envoy's default
 	JSON      []LogField
 	OmitEmpty bool
+	Flags     []string // response flags, as NR, of which one must be set; empty: all requests
 }
 
 // LogField of a JSON access log.
