@@ -36,7 +36,7 @@ func readGateway(r *reading, m proto.Message, out *model.Fragment) {
 
 // gatewayProtocols of a server's port.
 var gatewayProtocols = map[string]model.Protocol{
-	"HTTP": model.HTTP, "HTTP2": model.HTTP2, "GRPC": model.GRPC, "GRPC-WEB": model.HTTP,
+	"HTTP": model.HTTP, "HTTP2": model.HTTP2, "GRPC": model.GRPC, "GRPC-WEB": model.HTTP2,
 	"HTTPS": model.HTTPS, "TLS": model.TLS, "TCP": model.TCP, "MONGO": model.TCP,
 }
 

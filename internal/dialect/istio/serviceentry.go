@@ -79,7 +79,7 @@ func (r *reading) resolution(se *networking.ServiceEntry) model.Resolution {
 
 // entryProtocols of ServiceEntry ports.
 var entryProtocols = map[string]model.Protocol{
-	"": model.Sniff, "HTTP": model.HTTP, "HTTP_PROXY": model.HTTP, "HTTP2": model.HTTP2, "GRPC": model.GRPC, "GRPC-WEB": model.HTTP,
+	"": model.Sniff, "HTTP": model.HTTP, "HTTP_PROXY": model.HTTP, "HTTP2": model.HTTP2, "GRPC": model.GRPC, "GRPC-WEB": model.HTTP2,
 	"HTTPS": model.HTTPS, "TLS": model.TLS, "TCP": model.TCP, "UDP": model.UDP,
 	"MONGO": model.TCP, "MYSQL": model.TCP, "REDIS": model.TCP,
 }

@@ -1,0 +1,221 @@
+package kubernetes
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"math"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/dialect"
+	"github.com/tulle-mesh/tulle/internal/model"
+)
+
+// decode fills into (a pointer to an API type) from the object. It walks the
+// JSON against the type first, so that unknown fields and wrong types are told
+// each with its own path. False: something has a wrong type, and the object is
+// not in effect.
+func decode(r *dialect.Report, into any) bool {
+	dec := json.NewDecoder(bytes.NewReader(r.Object.JSON))
+	dec.UseNumber()
+	var top any
+	if err := dec.Decode(&top); err != nil {
+		r.Invalid("", "not a JSON object: %v", err)
+		return false
+	}
+	before := r.Errors()
+	w := walker{r}
+	w.value(reflect.TypeOf(into).Elem(), top, "")
+	if r.Errors() > before {
+		return false
+	}
+	if err := json.Unmarshal(r.Object.JSON, into); err != nil {
+		r.Invalid("", "does not fit the API: %v", err)
+		return false
+	}
+	return true
+}
+
+// walker compares decoded JSON with Go types that follow the conventions of
+// the Kubernetes API.
+type walker struct{ r *dialect.Report }
+
+var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
+
+func (w walker) value(t reflect.Type, v any, path string) {
+	if v == nil {
+		return
+	}
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if reflect.PointerTo(t).Implements(unmarshaler) {
+		w.custom(t, v, path)
+		return
+	}
+	wrong := func(want string) {
+		w.r.Invalid(path, "must be %s, not %s%s", want, describe(v), quoteHint(want, v))
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		if m, ok := v.(map[string]any); ok {
+			w.object(t, m, path)
+		} else {
+			wrong("an object")
+		}
+	case reflect.Map:
+		m, ok := v.(map[string]any)
+		if !ok {
+			wrong("an object")
+			return
+		}
+		for _, k := range sortedKeys(m) {
+			w.value(t.Elem(), m[k], join(path, k))
+		}
+	case reflect.Slice:
+		if t.Elem().Kind() == reflect.Uint8 {
+			s, ok := v.(string)
+			if !ok {
+				wrong("base64 text")
+			} else if _, err := base64.StdEncoding.DecodeString(strings.NewReplacer("\n", "", "\r", "").Replace(s)); err != nil {
+				w.r.Invalid(path, "is not base64 (write plain text under stringData)")
+			}
+			return
+		}
+		l, ok := v.([]any)
+		if !ok {
+			wrong("a list")
+			return
+		}
+		for i, e := range l {
+			w.value(t.Elem(), e, fmt.Sprintf("%s[%d]", path, i))
+		}
+	case reflect.String:
+		if _, ok := v.(string); !ok {
+			wrong("text")
+		}
+	case reflect.Bool:
+		if _, ok := v.(bool); !ok {
+			wrong("true or false")
+		}
+	case reflect.Int32, reflect.Int64, reflect.Int:
+		w.integer(t, v, path)
+	case reflect.Float32, reflect.Float64:
+		if _, ok := v.(json.Number); !ok {
+			wrong("a number")
+		}
+	}
+}
+
+func (w walker) integer(t reflect.Type, v any, path string) {
+	n, ok := v.(json.Number)
+	if !ok {
+		w.r.Invalid(path, "must be a number, not %s", describe(v))
+		return
+	}
+	i, err := n.Int64()
+	switch {
+	case err != nil:
+		w.r.Invalid(path, "must be a whole number, not %s", n)
+	case t.Kind() == reflect.Int32 && (i < math.MinInt32 || i > math.MaxInt32):
+		w.r.Invalid(path, "%d is too large", i)
+	}
+}
+
+// custom types read themselves (quantities, times, IntOrString).
+func (w walker) custom(t reflect.Type, v any, path string) {
+	text, err := json.Marshal(v)
+	if err == nil {
+		err = json.Unmarshal(text, reflect.New(t).Interface())
+	}
+	if err != nil {
+		w.r.Invalid(path, "%s does not fit (%s)", describe(v), t.Name())
+	}
+}
+
+func (w walker) object(t reflect.Type, m map[string]any, path string) {
+	fields := make(map[string]reflect.Type)
+	collect(t, fields)
+	for _, k := range sortedKeys(m) {
+		ft, ok := fields[k]
+		if !ok {
+			if path == "" && (k == "apiVersion" || k == "kind") {
+				continue
+			}
+			names := make([]string, 0, len(fields))
+			for n := range fields {
+				names = append(names, n)
+			}
+			slices.Sort(names)
+			w.r.Unknown(model.Warning, join(path, k), dialect.Nearest(k, names))
+			continue
+		}
+		w.value(ft, m[k], join(path, k))
+	}
+}
+
+// collect gives the JSON fields of a struct, embedded ones included.
+func collect(t reflect.Type, into map[string]reflect.Type) {
+	for f := range t.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case name == "-":
+		case f.Anonymous && name == "":
+			collect(f.Type, into)
+		case name == "":
+			into[f.Name] = f.Type
+		default:
+			into[name] = f.Type
+		}
+	}
+}
+
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+func quoteHint(want string, v any) string {
+	if want == "text" {
+		switch v.(type) {
+		case json.Number, bool:
+			return "; put it in quotes"
+		}
+	}
+	return ""
+}
+
+// describe says what a JSON value is, in the user's words. Text is not
+// repeated: it may be a secret.
+func describe(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return "nothing"
+	case map[string]any:
+		return "an object"
+	case []any:
+		return "a list"
+	case string:
+		return "text"
+	case bool:
+		return strconv.FormatBool(v)
+	case json.Number:
+		return "the number " + v.String()
+	}
+	return "something else"
+}
+
+func sortedKeys(m map[string]any) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

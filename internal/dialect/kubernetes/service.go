@@ -1,0 +1,278 @@
+package kubernetes
+
+import (
+	"math"
+	"net/netip"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/tulle-mesh/tulle/internal/dialect"
+	"github.com/tulle-mesh/tulle/internal/model"
+)
+
+const exportToAnnotation = "networking.istio.io/exportTo"
+
+func (in *input) service(r *dialect.Report) {
+	var s corev1.Service
+	if !decode(r, &s) {
+		return
+	}
+	o := r.Object
+	out := &model.Service{
+		Name: o.Name, Namespace: o.Namespace, Kubernetes: true,
+		Host:     strings.ToLower(o.Name + "." + o.Namespace + ".svc." + in.domain),
+		Selector: s.Spec.Selector, Origin: o.Origin(""),
+	}
+	if errs := validation.IsDNS1123Label(o.Name); len(errs) > 0 {
+		r.Invalid("metadata.name", "%q cannot be the name of a Service: %s", o.Name, errs[0])
+	}
+	if len(out.Selector) == 0 {
+		out.Selector = nil
+	}
+	out.Ports = ports(r, &s)
+	if list, ok := o.Annotations[exportToAnnotation]; ok {
+		for e := range strings.SplitSeq(list, ",") {
+			if e = strings.TrimSpace(e); e != "" {
+				out.ExportTo = append(out.ExportTo, e)
+			}
+		}
+	}
+	switch {
+	case s.Spec.Type == corev1.ServiceTypeExternalName:
+		name := strings.ToLower(strings.TrimSuffix(s.Spec.ExternalName, "."))
+		if errs := validation.IsDNS1123Subdomain(name); len(errs) > 0 {
+			r.Invalid("spec.externalName", "%q is not a host name: %s", s.Spec.ExternalName, errs[0])
+		}
+		out.External, out.Resolution, out.Selector = true, model.DNS, nil
+		out.Endpoints = []model.Endpoint{{Address: name, Ready: true, Origin: o.Origin("spec.externalName")}}
+	case s.Spec.ClusterIP == corev1.ClusterIPNone:
+		out.Headless, out.Resolution = true, model.Passthrough
+	default:
+		out.Addresses = addresses(r, &s)
+	}
+	switch s.Spec.Type {
+	case "", corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeExternalName:
+	default:
+		r.Invalid("spec.type", "%q is not one of ClusterIP, NodePort, LoadBalancer, ExternalName", s.Spec.Type)
+	}
+	if len(out.Ports) == 0 && !out.External && !out.Headless {
+		r.Invalid("spec.ports", "at least one port is needed")
+	}
+	if r.Errors() > 0 {
+		return
+	}
+	in.out.Services = append(in.out.Services, out)
+}
+
+func addresses(r *dialect.Report, s *corev1.Service) []netip.Prefix {
+	list, path := s.Spec.ClusterIPs, "spec.clusterIPs"
+	if len(list) == 0 && s.Spec.ClusterIP != "" {
+		list, path = []string{s.Spec.ClusterIP}, "spec.clusterIP"
+	}
+	var out []netip.Prefix
+	for _, text := range list {
+		a, err := netip.ParseAddr(text)
+		if err != nil || a.Zone() != "" {
+			r.Invalid(path, "%q is not an IP address", text)
+			continue
+		}
+		a = a.Unmap()
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return out
+}
+
+func ports(r *dialect.Report, s *corev1.Service) []model.Port {
+	var out []model.Port
+	type key struct {
+		number   int32
+		protocol corev1.Protocol
+	}
+	names, numbers := make(map[string]bool), make(map[key]bool)
+	for i, p := range s.Spec.Ports {
+		at := index("spec.ports", i)
+		if p.Port < 1 || p.Port > math.MaxUint16 {
+			r.Invalid(at+".port", "port %d is not within 1 and 65535", p.Port)
+			continue
+		}
+		if p.Protocol == "" {
+			p.Protocol = corev1.ProtocolTCP
+		}
+		switch p.Protocol {
+		case corev1.ProtocolTCP, corev1.ProtocolUDP:
+		case corev1.ProtocolSCTP:
+			r.Unsupported(at+".protocol", "SCTP does not pass through proxies: the port is not in the mesh")
+			continue
+		default:
+			r.Invalid(at+".protocol", "%q is not one of TCP, UDP, SCTP", p.Protocol)
+		}
+		switch {
+		case p.Name == "" && len(s.Spec.Ports) > 1:
+			r.Invalid(at+".name", "is missing; each of several ports needs a name")
+		case p.Name != "" && len(validation.IsDNS1123Label(p.Name)) > 0:
+			r.Invalid(at+".name", "%q is not a port name: %s", p.Name, validation.IsDNS1123Label(p.Name)[0])
+		case p.Name != "" && names[p.Name]:
+			r.Invalid(at+".name", "port name %q stands here twice", p.Name)
+		}
+		if k := (key{p.Port, p.Protocol}); numbers[k] {
+			r.Invalid(at+".port", "%s port %d stands here twice", p.Protocol, p.Port)
+		} else {
+			names[p.Name], numbers[k] = true, true
+		}
+		port := model.Port{Number: uint16(p.Port), Name: p.Name, Protocol: protocol(p)}
+		switch {
+		case p.TargetPort.Type == intstr.String:
+			port.TargetName = p.TargetPort.StrVal
+			if errs := validation.IsValidPortName(port.TargetName); len(errs) > 0 {
+				r.Invalid(at+".targetPort", "%q is not a port name: %s", port.TargetName, errs[0])
+			}
+		case p.TargetPort.IntVal < 0 || p.TargetPort.IntVal > math.MaxUint16:
+			r.Invalid(at+".targetPort", "port %d is not within 1 and 65535", p.TargetPort.IntVal)
+		default:
+			port.Target = uint16(p.TargetPort.IntVal)
+		}
+		out = append(out, port)
+	}
+	return out
+}
+
+// words of appProtocol and of port-name prefixes.
+var words = map[string]model.Protocol{
+	"http": model.HTTP, "http_proxy": model.HTTP, "http2": model.HTTP2, "grpc": model.GRPC,
+	"https": model.HTTPS, "tls": model.TLS, "tcp": model.TCP, "udp": model.UDP,
+	"mongo": model.TCP, "mysql": model.TCP, "redis": model.TCP,
+}
+
+// wellKnownTCP ports speak first at the server or are no HTTP, so that waiting
+// for a client's first bytes would hang them.
+var wellKnownTCP = map[int32]bool{25: true, 53: true, 3306: true, 27017: true}
+
+// protocol of a port by Istio's rules: appProtocol, else the name up to its
+// first dash, else the well-known ports, else it is told by the first bytes.
+func protocol(p corev1.ServicePort) model.Protocol {
+	if p.Protocol == corev1.ProtocolUDP {
+		return model.UDP
+	}
+	name := p.Name
+	if p.AppProtocol != nil {
+		name = *p.AppProtocol
+		switch name {
+		case "kubernetes.io/h2c":
+			return model.HTTP2
+		case "kubernetes.io/ws":
+			return model.HTTP
+		case "kubernetes.io/wss":
+			return model.HTTPS
+		}
+	}
+	name = strings.ToLower(name)
+	if strings.HasPrefix(name, "grpc-web") {
+		return model.HTTP2
+	}
+	word, _, _ := strings.Cut(name, "-")
+	if k, ok := words[word]; ok {
+		return k
+	}
+	if wellKnownTCP[p.Port] {
+		return model.TCP
+	}
+	return model.Sniff
+}
+
+func (in *input) endpointSlice(r *dialect.Report) {
+	var s discoveryv1.EndpointSlice
+	if !decode(r, &s) {
+		return
+	}
+	switch s.AddressType {
+	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6, discoveryv1.AddressTypeFQDN:
+	default:
+		r.Invalid("addressType", "%q is not one of IPv4, IPv6, FQDN", s.AddressType)
+		return
+	}
+	name := r.Object.Labels[discoveryv1.LabelServiceName]
+	if name == "" {
+		r.Add(model.Warning, model.NotFound, "metadata.labels", "without the label %s the slice belongs to no Service: ignored", discoveryv1.LabelServiceName)
+		return
+	}
+	in.slices = append(in.slices, slice{report: r, service: name, content: s})
+}
+
+// attachSlices gives each Service the endpoints of its slices.
+func (in *input) attachSlices() {
+	services := make(map[model.Ref]*model.Service)
+	for _, s := range in.out.Services {
+		services[model.Ref{Namespace: s.Namespace, Name: s.Name}] = s
+	}
+	for _, sl := range in.slices {
+		s := services[model.Ref{Namespace: sl.report.Object.Namespace, Name: sl.service}]
+		if s == nil {
+			sl.report.Add(model.Warning, model.NotFound, "metadata.labels."+discoveryv1.LabelServiceName,
+				"there is no Service %s/%s: ignored", sl.report.Object.Namespace, sl.service)
+			continue
+		}
+		if s.External {
+			continue
+		}
+		s.Sliced = true
+		ports := slicePorts(sl.report, sl.content.Ports)
+		for i, e := range sl.content.Endpoints {
+			at := index("endpoints", i)
+			for _, a := range e.Addresses {
+				if address, ok := sliceAddress(sl.report, at, sl.content.AddressType, a); ok {
+					s.Endpoints = append(s.Endpoints, endpoint(sl.report, at, e, address, ports))
+				}
+			}
+		}
+	}
+}
+
+func slicePorts(r *dialect.Report, in []discoveryv1.EndpointPort) map[string]uint16 {
+	out := make(map[string]uint16, len(in))
+	for i, p := range in {
+		if p.Port == nil {
+			continue // every port
+		}
+		if *p.Port < 1 || *p.Port > math.MaxUint16 {
+			r.Invalid(index("ports", i)+".port", "port %d is not within 1 and 65535", *p.Port)
+			continue
+		}
+		name := ""
+		if p.Name != nil {
+			name = *p.Name
+		}
+		out[name] = uint16(*p.Port)
+	}
+	return out
+}
+
+func sliceAddress(r *dialect.Report, path string, kind discoveryv1.AddressType, text string) (string, bool) {
+	if kind == discoveryv1.AddressTypeFQDN {
+		r.Unsupported(path, "names in an EndpointSlice are not resolved; use a ServiceEntry with resolution DNS")
+		return "", false
+	}
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Zone() != "" || a.Unmap().Is4() != (kind == discoveryv1.AddressTypeIPv4) {
+		r.Invalid(path+".addresses", "%q is not an %s address", text, kind)
+		return "", false
+	}
+	return a.Unmap().String(), true
+}
+
+func endpoint(r *dialect.Report, path string, e discoveryv1.Endpoint, address string, ports map[string]uint16) model.Endpoint {
+	out := model.Endpoint{
+		Address: address, Ports: ports, Origin: r.Object.Origin(path),
+		Ready: e.Conditions.Ready == nil || *e.Conditions.Ready,
+	}
+	if e.Zone != nil {
+		out.Locality.Zone = *e.Zone
+	}
+	if t := e.TargetRef; t != nil && (t.Kind == "" || t.Kind == "Pod") {
+		out.Workload = t.Name
+	}
+	return out
+}
