@@ -176,7 +176,7 @@ func getFold(h *stream.Head, name string) []byte {
 		}
 	}
 	for i := range h.Fields {
-		if equalFold(h.Fields[i].Name, name) {
+		if equalFold(view(h.Fields[i].Name), name) {
 			return h.Fields[i].Value
 		}
 	}

@@ -41,14 +41,14 @@ func pathMatches(m *conf.Match, h *stream.Head) bool {
 	if m.Kind == conf.PathConnect {
 		return IsConnect(h)
 	}
-	p := PathOnly(h.Path)
+	p := view(PathOnly(h.Path))
 	switch m.Kind {
 	case conf.PathPrefix:
 		return len(p) >= len(m.Path) && equal(p[:len(m.Path)], m.Path, m.IgnoreCase)
 	case conf.PathExact:
 		return equal(p, m.Path, m.IgnoreCase)
 	case conf.PathRegex:
-		return m.Regex != nil && m.Regex.Match(p)
+		return m.Regex != nil && m.Regex.MatchString(p)
 	case conf.PathSegments:
 		n := len(m.Path)
 		return len(p) >= n && equal(p[:n], m.Path, m.IgnoreCase) && (len(p) == n || p[n] == '/')

@@ -3,6 +3,8 @@ package route
 import (
 	"bytes"
 	"math"
+	"strings"
+	"unsafe"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
@@ -14,25 +16,31 @@ func String(m *conf.StringMatch, v []byte) bool {
 	if v == nil {
 		return m.Kind == conf.StrAbsent
 	}
+	return Text(m, view(v))
+}
+
+// Text is String for a value that is there.
+func Text(m *conf.StringMatch, v string) bool {
+	n := len(m.Value)
 	switch m.Kind {
 	case conf.StrExact:
-		if m.IgnoreCase {
-			return equalFold(v, m.Value)
-		}
-		return string(v) == m.Value
+		return equal(v, m.Value, m.IgnoreCase)
 	case conf.StrPrefix:
-		return len(v) >= len(m.Value) && equal(v[:len(m.Value)], m.Value, m.IgnoreCase)
+		return len(v) >= n && equal(v[:n], m.Value, m.IgnoreCase)
 	case conf.StrSuffix:
-		return len(v) >= len(m.Value) && equal(v[len(v)-len(m.Value):], m.Value, m.IgnoreCase)
+		return len(v) >= n && equal(v[len(v)-n:], m.Value, m.IgnoreCase)
 	case conf.StrContains:
 		return contains(v, m.Value, m.IgnoreCase)
 	case conf.StrRegex:
-		return m.Regex != nil && m.Regex.Match(v)
+		return m.Regex != nil && m.Regex.MatchString(v)
 	case conf.StrPresent:
 		return true
 	}
 	return false
 }
+
+// view is v as a string without a copy, for matchers that do not keep it.
+func view(v []byte) string { return unsafe.String(unsafe.SliceData(v), len(v)) }
 
 // Header reports whether h satisfies m. As in Envoy, a missing header matches
 // nothing, not even inverted, unless it is taken as empty or the match is on
@@ -99,11 +107,11 @@ func QueryValue(path []byte, name string) []byte {
 	return nil
 }
 
-func equal(v []byte, s string, fold bool) bool {
+func equal(v, s string, fold bool) bool {
 	if fold {
 		return equalFold(v, s)
 	}
-	return string(v) == s
+	return v == s
 }
 
 func lower(c byte) byte {
@@ -114,11 +122,11 @@ func lower(c byte) byte {
 }
 
 // equalFold compares in ASCII without regard to case.
-func equalFold(v []byte, s string) bool {
+func equalFold(v, s string) bool {
 	if len(v) != len(s) {
 		return false
 	}
-	for i := range v {
+	for i := range len(v) {
 		if lower(v[i]) != lower(s[i]) {
 			return false
 		}
@@ -126,9 +134,12 @@ func equalFold(v []byte, s string) bool {
 	return true
 }
 
-func contains(v []byte, s string, fold bool) bool {
+func contains(v, s string, fold bool) bool {
+	if !fold {
+		return strings.Contains(v, s)
+	}
 	for i := 0; i+len(s) <= len(v); i++ {
-		if equal(v[i:i+len(s)], s, fold) {
+		if equalFold(v[i:i+len(s)], s) {
 			return true
 		}
 	}
