@@ -1,0 +1,170 @@
+package hpack
+
+import "errors"
+
+// Errors of Next; each is a COMPRESSION_ERROR of the whole connection.
+var (
+	errInteger = errors.New("malformed integer")
+	errIndex   = errors.New("no such table index")
+	errString  = errors.New("malformed string")
+	errHuffman = errors.New("malformed huffman code")
+	errResize  = errors.New("table size update out of place or too large")
+)
+
+// Field is a decoded field.
+type Field struct {
+	Name, Value []byte
+	Sensitive   bool // never-indexed literal (RFC 7541 7.1.3)
+}
+
+// Decoder reads the field blocks of one direction of a connection. The zero
+// value is ready to use.
+type Decoder struct {
+	t       table
+	used    bool
+	block   []byte
+	scratch *[]byte
+	first   bool // no field of this block was read yet
+}
+
+// Start begins a whole block. scratch lends storage for decoded strings; it
+// may grow. Both are used until the block's last Next.
+func (d *Decoder) Start(block []byte, scratch *[]byte) {
+	if !d.used {
+		d.used, d.t.max = true, MaxTable
+	}
+	d.block, d.scratch, d.first = block, scratch, true
+}
+
+// Next returns the next field; ok is false at the end of the block. The
+// field's bytes are valid until the next call. After an error the decoder is
+// of no more use.
+func (d *Decoder) Next() (f Field, ok bool, err error) {
+	for len(d.block) > 0 {
+		c := d.block[0]
+		switch {
+		case c&0x80 != 0:
+			f, err = d.indexed()
+		case c&0xc0 == 0x40:
+			f, err = d.literal(6, true)
+		case c&0xe0 == 0x20:
+			if err = d.resize(); err != nil {
+				return Field{}, false, err
+			}
+			continue
+		default:
+			f, err = d.literal(4, false)
+			f.Sensitive = c&0x10 != 0
+		}
+		d.first = false
+		return f, err == nil, err
+	}
+	d.block, d.scratch = nil, nil
+	return Field{}, false, nil
+}
+
+// integer reads an integer with an n-bit prefix (RFC 7541 5.1), below 2^28.
+func (d *Decoder) integer(n uint) (int, bool) {
+	b := d.block
+	mask := 1<<n - 1
+	v := int(b[0]) & mask
+	if v < mask {
+		d.block = b[1:]
+		return v, true
+	}
+	for i, shift := 1, 0; i < len(b) && shift <= 21; i, shift = i+1, shift+7 {
+		v += int(b[i]&0x7f) << shift
+		if b[i] < 0x80 {
+			d.block = b[i+1:]
+			return v, true
+		}
+	}
+	return 0, false
+}
+
+func (d *Decoder) resize() error {
+	n, ok := d.integer(5)
+	if !ok || !d.first || n > MaxTable {
+		return errResize
+	}
+	d.t.setMax(n)
+	return nil
+}
+
+func (d *Decoder) indexed() (Field, error) {
+	i, ok := d.integer(7)
+	if !ok {
+		return Field{}, errInteger
+	}
+	return d.entry(i)
+}
+
+func (d *Decoder) entry(i int) (Field, error) {
+	if i > 0 && i < len(staticFields) {
+		return staticFields[i], nil
+	}
+	i -= len(staticFields)
+	if i < 0 || i >= d.t.len() {
+		return Field{}, errIndex
+	}
+	name, value := d.t.at(d.t.inserted - 1 - uint32(i))
+	return Field{Name: name, Value: value}, nil
+}
+
+// literal reads a literal with an n-bit name index.
+func (d *Decoder) literal(n uint, add bool) (f Field, err error) {
+	i, ok := d.integer(n)
+	if !ok {
+		return f, errInteger
+	}
+	s := (*d.scratch)[:0]
+	if i > 0 {
+		if f, err = d.entry(i); err != nil {
+			return f, err
+		}
+		if i >= len(staticFields) { // its entry may be evicted by this very field
+			s = append(s, f.Name...)
+			f.Name = s[:len(s):len(s)]
+		}
+	} else if f.Name, s, err = d.string(s); err != nil {
+		return f, err
+	}
+	d.keep(s)
+	if f.Value, s, err = d.string(s[len(s):]); err != nil {
+		return f, err
+	}
+	d.keep(s)
+	if add {
+		d.t.add(f.Name, f.Value)
+	}
+	return f, nil
+}
+
+// keep leaves grown scratch for the fields to come.
+func (d *Decoder) keep(s []byte) {
+	if cap(s) > cap(*d.scratch) {
+		*d.scratch = s[:0]
+	}
+}
+
+// string reads a string; a Huffman-coded one is decoded behind s.
+func (d *Decoder) string(s []byte) (v, rest []byte, err error) {
+	if len(d.block) == 0 {
+		return nil, s, errString
+	}
+	huffman := d.block[0]&0x80 != 0
+	n, ok := d.integer(7)
+	if !ok || n > len(d.block) {
+		return nil, s, errString
+	}
+	raw := d.block[:n:n]
+	d.block = d.block[n:]
+	if !huffman {
+		return raw, s, nil
+	}
+	k := len(s)
+	if s, ok = appendHuffman(s, raw); !ok {
+		return nil, s, errHuffman
+	}
+	return s[k:len(s):len(s)], s, nil
+}
