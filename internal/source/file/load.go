@@ -48,10 +48,11 @@ func Load(paths []string) (source.Snapshot, error) {
 
 // content is what one file holds.
 type content struct {
-	path    string
-	size    int
-	objects []*source.Object
-	notices []model.Notice
+	path     string
+	size     int
+	readable bool
+	objects  []*source.Object
+	notices  []model.Notice
 }
 
 // broken reports whether a part of the file could not be read.
@@ -61,33 +62,55 @@ func (c *content) broken() bool {
 
 // readFile never fails: what is wrong is a notice of the content.
 func readFile(path string, budget int) *content {
-	c := &content{path: path}
-	refuse := func(format string, args ...any) *content {
-		c.notices = append(c.notices, model.Notice{
-			Severity: model.Error, Reason: model.Unreadable,
-			Origin: model.Origin{File: path}, Text: fmt.Sprintf(format, args...),
-		})
+	data, err := readBytes(path)
+	if err == nil && len(data) > budget {
+		err = errTooMuch
+	}
+	return fromBytes(path, data, err)
+}
+
+var errTooMuch = fmt.Errorf("skipped: all files together are larger than %d MiB", MaxTotal>>20)
+
+// fromBytes parses what readBytes gave.
+func fromBytes(path string, data []byte, err error) *content {
+	c := &content{path: path, size: len(data), readable: err == nil}
+	if err != nil {
+		c.notices = []model.Notice{{
+			Severity: model.Error, Reason: model.Unreadable, Origin: model.Origin{File: path}, Text: err.Error(),
+		}}
 		return c
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return refuse("cannot be read: %v", cause(err))
-	}
-	defer f.Close()
-	limit := min(MaxFile, budget)
-	data, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
-	if err != nil {
-		return refuse("cannot be read: %v", cause(err))
-	}
-	if len(data) > limit {
-		if limit < MaxFile {
-			return refuse("skipped: all files together are larger than %d MiB", MaxTotal>>20)
-		}
-		return refuse("larger than %d MiB", MaxFile>>20)
-	}
-	c.size = len(data)
 	c.objects, c.notices = Parse(path, data)
 	return c
+}
+
+// readBytes reads one file up to MaxFile.
+func readBytes(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", cause(err))
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && !st.Mode().IsRegular() && st.Mode()&fs.ModeNamedPipe == 0 {
+		return nil, errors.New("cannot be read: not a file")
+	}
+	data, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", cause(err))
+	}
+	if len(data) > MaxFile {
+		return nil, fmt.Errorf("larger than %d MiB", MaxFile>>20)
+	}
+	return data, nil
+}
+
+// look takes the signature of a file.
+func look(path string) signature {
+	st, err := os.Stat(path)
+	if err != nil {
+		return signature{}
+	}
+	return signature{id: fileID(st), size: st.Size(), mtime: st.ModTime().UnixNano(), ok: true}
 }
 
 // cause strips the operation and the path, which the notice says already.
