@@ -32,7 +32,7 @@ type TrafficPolicy struct {
 }
 
 // PortPolicy of one service port. Its blocks replace the surrounding policy's
-// wholesale: what is nil here falls to the default.
+// wholesale: what is nil here falls to the default. Its own Ports are empty.
 type PortPolicy struct {
 	Port uint16
 	TrafficPolicy

@@ -1,0 +1,144 @@
+package link
+
+import (
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/model"
+)
+
+// checkGateways merges Gateways as each gateway workload would, and reports who
+// loses, which secrets cannot be used and which servers have no routes. Where
+// no workload is known, the selectors themselves stand for one.
+func (m *Mesh) checkGateways(n *notices) {
+	done := map[string]bool{}
+	selected := map[*model.Gateway]bool{}
+	for _, w := range m.workloads.list {
+		if !w.Gateway {
+			continue
+		}
+		c := clientOf(w)
+		key := w.Namespace + "|" + labelText(w.Labels)
+		if done[key] {
+			continue
+		}
+		done[key] = true
+		for _, g := range m.gateways {
+			selected[g] = selected[g] || subset(g.Selector, w.Labels)
+		}
+		m.checkWorkloadGateways(&c, true, n)
+	}
+	for _, g := range m.gateways {
+		m.checkServers(g, n)
+		if selected[g] {
+			continue
+		}
+		key := "|" + labelText(g.Selector)
+		if done[key] {
+			continue
+		}
+		done[key] = true
+		c := model.Client{Role: model.GatewayRole, Namespace: g.Namespace, Labels: g.Selector}
+		m.checkWorkloadGateways(&c, false, n)
+	}
+}
+
+// clientOf is the client that a workload will be.
+func clientOf(w *model.Workload) model.Client {
+	c := model.Client{Namespace: w.Namespace, Name: w.Name, Labels: w.Labels, Account: w.Account, Ports: w.Ports, Expose: w.Expose}
+	if w.Gateway {
+		c.Role = model.GatewayRole
+	}
+	return c
+}
+
+func (m *Mesh) checkWorkloadGateways(c *model.Client, known bool, n *notices) {
+	for _, p := range m.openPorts(c.Labels, m.listenPorts(c), n) {
+		for _, s := range p.servers {
+			if !terminates(s.server) || s.server.TLS.Mode == model.ServerIstioMutual {
+				continue
+			}
+			m.checkCredential(c, s, known, n)
+		}
+	}
+}
+
+func (m *Mesh) checkCredential(c *model.Client, s openServer, known bool, n *notices) {
+	t := s.server.TLS
+	at := s.server.Origin
+	if t.Origin.Kind != "" {
+		at = t.Origin
+	}
+	if !known {
+		// Where the gateway will run is not known: complain only about what is
+		// wrong wherever it runs.
+		for _, name := range t.CredentialNames {
+			if !m.anySecret(strings.TrimPrefix(name, "kubernetes://")) {
+				n.add(model.Error, model.NotFound, at, "there is no Secret %s in any namespace; its hosts %s are not served", name, strings.Join(s.sni(), ", "))
+			}
+		}
+		return
+	}
+	if _, why := newSecrets(m, c.Namespace).of(t); why != "" {
+		reason := model.Invalid
+		if strings.Contains(why, "is not there") {
+			reason = model.NotFound
+		}
+		n.add(model.Error, reason, at, "%s; its hosts %s are not served", why, strings.Join(s.sni(), ", "))
+	}
+}
+
+func (m *Mesh) anySecret(name string) bool {
+	for r := range m.secrets {
+		if r.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// checkServers reports servers that no route set uses.
+func (m *Mesh) checkServers(g *model.Gateway, n *notices) {
+	for i := range g.Servers {
+		s := openServer{g, &g.Servers[i], serverHosts(g, &g.Servers[i])}
+		if s.server.TLS != nil && s.server.TLS.Mode == model.ServerAutoPassthrough {
+			n.add(model.Error, model.Unsupported, s.server.Origin, "AUTO_PASSTHROUGH is not supported; its hosts are not served")
+			continue
+		}
+		if s.server.Redirect {
+			continue
+		}
+		used := false
+		for _, r := range m.routes.byGateway[s.name()] {
+			used = used || len(intersect(s.hostsFor(r.Namespace), r.hosts)) > 0
+		}
+		if !used {
+			n.add(model.Warning, model.NotFound, s.server.Origin, "no VirtualService of this Gateway has one of its hosts %s", strings.Join(s.hosts, ", "))
+		}
+	}
+}
+
+// checkPolicies reports policies that act nowhere.
+func (m *Mesh) checkPolicies(n *notices) {
+	unselected := func(ns string, sel map[string]string, o model.Origin) {
+		if len(sel) == 0 || ns == m.Settings.RootNamespace || len(m.workloads.byNS[ns]) == 0 {
+			return
+		}
+		if len(m.workloads.selected(ns, sel)) == 0 {
+			n.add(model.Warning, model.NotFound, o, "its selector %s selects no workload of namespace %s", labelText(sel), ns)
+		}
+	}
+	for _, ns := range sortedKeys(m.authz) {
+		for _, p := range m.authz[ns] {
+			if len(p.Services) > 0 {
+				n.add(model.Error, model.Unsupported, p.Origin, "targetRefs to Services act in waypoints only, which there are none of: the policy is not enforced")
+				continue
+			}
+			unselected(ns, p.Selector, p.Origin)
+		}
+	}
+	for _, ns := range sortedKeys(m.mtls.workload) {
+		for _, p := range m.mtls.workload[ns] {
+			unselected(ns, p.Selector, p.Origin)
+		}
+	}
+}

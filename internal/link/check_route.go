@@ -1,0 +1,361 @@
+package link
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/tulle-mesh/tulle/internal/model"
+)
+
+func (m *Mesh) checkRouteSet(r *routeSet, n *notices) {
+	for _, g := range r.Gateways {
+		if g != "mesh" {
+			m.checkBinding(r, g, n)
+		}
+	}
+	if slices.Contains(r.Gateways, "mesh") {
+		reg := m.registry(r.Namespace)
+		for _, h := range r.hosts {
+			if !wild(h) && reg.byHost[h] == nil {
+				n.add(model.Warning, model.NotFound, r.Origin, "%s; at sidecars its HTTP rules act on port 80 only", m.unknown(h, r.Namespace))
+			}
+		}
+	}
+	for i := range r.http {
+		h := &r.http[i]
+		m.checkBackends(r, h.Backends, h.Origin, n)
+		for j := range h.Mirrors {
+			m.checkBackends(r, []model.Backend{h.Mirrors[j].Backend}, h.Origin, n)
+		}
+	}
+	for i := range r.tls {
+		m.checkBackends(r, r.tls[i].Backends, r.tls[i].Origin, n)
+		m.checkSNI(r, &r.tls[i], n)
+	}
+	for i := range r.tcp {
+		m.checkBackends(r, r.tcp[i].Backends, r.tcp[i].Origin, n)
+	}
+	checkReach(r, n)
+}
+
+// checkBinding reports a gateway that is not there, and hosts that no server of
+// it has for this namespace.
+func (m *Mesh) checkBinding(r *routeSet, name string, n *notices) {
+	i := slices.IndexFunc(m.gateways, func(g *model.Gateway) bool { return g.Namespace+"/"+g.Name == name })
+	if i < 0 {
+		n.add(model.Error, model.NotFound, r.Origin, "Gateway %s is not there", name)
+		return
+	}
+	g := m.gateways[i]
+	for _, h := range r.hosts {
+		found := false
+		for j := range g.Servers {
+			s := openServer{g, &g.Servers[j], serverHosts(g, &g.Servers[j])}
+			found = found || len(intersect(s.hostsFor(r.Namespace), []string{h})) > 0
+		}
+		if !found {
+			n.add(model.Warning, model.NotFound, r.Origin, "no server of %s has host %s for namespace %s", where(g.Origin), h, r.Namespace)
+		}
+	}
+}
+
+// checkSNI reports server names outside of the set's hosts.
+func (m *Mesh) checkSNI(r *routeSet, t *model.TLSRule, n *notices) {
+	for i := range t.Matches {
+		for _, sni := range t.Matches[i].SNI {
+			if !slices.ContainsFunc(r.hosts, func(h string) bool { return under(h, sni) }) {
+				n.add(model.Error, model.Invalid, t.Matches[i].Origin, "SNI host %s does not lie within hosts", sni)
+			}
+		}
+	}
+}
+
+func (m *Mesh) checkBackends(r *routeSet, list []model.Backend, o model.Origin, n *notices) {
+	var sum uint64
+	for i := range list {
+		b := &list[i]
+		sum += uint64(b.Weight)
+		at := o
+		if b.Origin.Kind != "" {
+			at = b.Origin
+		}
+		m.checkBackend(r, b, at, n)
+	}
+	if len(list) > 1 && sum == 0 {
+		n.add(model.Error, model.Invalid, o, "all weights are 0: nothing is left to route to, requests are answered with 500")
+	}
+}
+
+func (m *Mesh) checkBackend(r *routeSet, b *model.Backend, at model.Origin, n *notices) {
+	svc := m.registry(r.Namespace).byHost[b.Host]
+	if svc == nil {
+		n.add(model.Error, model.NotFound, at, "destination %s", m.unknown(b.Host, r.Namespace))
+		return
+	}
+	if b.Port != 0 {
+		if _, ok := svc.port(b.Port); !ok {
+			n.add(model.Error, model.NotFound, at, "destination %s has no port %d; it has %s", b.Host, b.Port, portList(svc))
+			return
+		}
+	} else if svc.only() == 0 {
+		m.checkImplicitPort(r, svc, at, n)
+	}
+	if b.Subset != "" {
+		m.checkSubset(r, svc, b.Subset, at, n)
+	}
+}
+
+// checkImplicitPort reports a destination whose port follows from the request's
+// where a gateway has ports that the destination lacks.
+func (m *Mesh) checkImplicitPort(r *routeSet, svc *service, at model.Origin, n *notices) {
+	for _, g := range m.gateways {
+		if !slices.Contains(r.Gateways, g.Namespace+"/"+g.Name) {
+			continue
+		}
+		for i := range g.Servers {
+			num := g.Servers[i].Port.Number
+			if _, ok := svc.port(num); !ok {
+				n.add(model.Error, model.NotFound, at, "destination %s has several ports and none is chosen; at port %d of %s it would be port %d, which it has not (it has %s)",
+					svc.Host, num, where(g.Origin), num, portList(svc))
+				return
+			}
+		}
+	}
+}
+
+func portList(s *service) string {
+	t := ""
+	for _, p := range s.Ports {
+		if t != "" {
+			t += ", "
+		}
+		t += hostPort("", p.Number)[1:]
+	}
+	if t == "" {
+		return "none"
+	}
+	return t
+}
+
+func (m *Mesh) checkSubset(r *routeSet, svc *service, name string, at model.Origin, n *notices) {
+	own := m.destinationFor(who{ns: r.Namespace}, svc)
+	if own.subset(name) != nil {
+		return
+	}
+	var elsewhere *destination
+	var names []string
+	for _, d := range m.dests.all {
+		if !under(d.host, svc.Host) {
+			continue
+		}
+		for _, s := range d.subsets {
+			if !slices.Contains(names, s.Name) {
+				names = append(names, s.Name)
+			}
+		}
+		if d.subset(name) != nil && elsewhere == nil {
+			elsewhere = d
+		}
+	}
+	switch {
+	case elsewhere != nil && own != nil:
+		n.add(model.Warning, model.NotFound, at, "subset %s of %s is defined by %s, but clients in namespace %s use %s, which wins whole and does not have it",
+			name, svc.Host, where(elsewhere.origins[0]), r.Namespace, where(own.origins[0]))
+	case elsewhere != nil && len(elsewhere.selector) == 0:
+		n.add(model.Warning, model.NotFound, at, "subset %s of %s is defined by %s, which clients in namespace %s do not see",
+			name, svc.Host, where(elsewhere.origins[0]), r.Namespace)
+	case elsewhere != nil:
+	case len(names) > 0:
+		slices.Sort(names)
+		n.add(model.Error, model.NotFound, at, "subset %s of %s is not defined; there are %v", name, svc.Host, names)
+	default:
+		n.add(model.Error, model.NotFound, at, "subset %s of %s is not defined: no DestinationRule for this host has subsets", name, svc.Host)
+	}
+}
+
+// checkOwners reports mesh hosts with HTTP rules in two route sets: sidecars
+// use the first only.
+func (m *Mesh) checkOwners(n *notices) {
+	first := map[string]*routeSet{}
+	for _, r := range m.routes.byGateway["mesh"] {
+		if len(r.http) == 0 {
+			continue
+		}
+		for _, h := range r.hosts {
+			old := first[h]
+			if old == nil {
+				first[h] = r
+				continue
+			}
+			if old != r && old.export.meets(r.export) {
+				n.add(model.Error, model.Conflict, r.Origin, "its HTTP rules for %s are ignored at sidecars: %s is older and owns the host (VirtualServices of one host are merged at gateways only)", h, where(old.Origin))
+			}
+		}
+	}
+}
+
+// meets reports whether some namespace sees both.
+func (e export) meets(o export) bool {
+	switch {
+	case e.public:
+		return o.public || o.own != "" || len(o.names) > 0
+	case o.public:
+		return e.own != "" || len(e.names) > 0
+	}
+	if e.own != "" && o.to(e.own) || o.own != "" && e.to(o.own) {
+		return true
+	}
+	for n := range e.names {
+		if o.to(n) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkReach reports rules that an earlier rule of the set always wins over.
+func checkReach(r *routeSet, n *notices) {
+	for j := 1; j < len(r.http); j++ {
+		rule := &r.http[j]
+		by := -1
+		mine := rule.Matches
+		if len(mine) == 0 {
+			mine = []model.HTTPMatch{{}}
+		}
+		hidden := true
+		for k := range mine {
+			i := coveredBy(r.http[:j], &mine[k])
+			if i < 0 {
+				hidden = false
+				break
+			}
+			by = max(by, i)
+		}
+		if hidden {
+			n.add(model.Warning, model.Unreachable, rule.Origin, "never reached: %s matches every request that this rule does", ruleName(&r.http[by], by))
+		}
+	}
+}
+
+func ruleName(h *model.HTTPRule, i int) string {
+	t := h.Origin.Field
+	if t == "" {
+		t = "rule " + hostPort("", uint16(i+1))[1:]
+	}
+	if h.Origin.Line > 0 {
+		t += " (" + h.Origin.Place() + ")"
+	}
+	return t
+}
+
+func coveredBy(earlier []model.HTTPRule, b *model.HTTPMatch) int {
+	for i := range earlier {
+		if len(earlier[i].Matches) == 0 {
+			return i
+		}
+		for k := range earlier[i].Matches {
+			if covers(&earlier[i].Matches[k], b) {
+				return i
+			}
+		}
+	}
+	return -1
+}
+
+// covers reports whether a holds, at every client, for all that b holds for.
+func covers(a, b *model.HTTPMatch) bool {
+	if a.Port != 0 && a.Port != b.Port || a.SourceNamespace != "" && a.SourceNamespace != b.SourceNamespace {
+		return false
+	}
+	for _, g := range b.Gateways {
+		if len(a.Gateways) > 0 && !slices.Contains(a.Gateways, g) {
+			return false
+		}
+	}
+	if len(a.Gateways) > 0 && len(b.Gateways) == 0 || len(a.Gateways) == 0 && len(b.Gateways) > 0 && len(a.SourceLabels) > 0 {
+		return false
+	}
+	if len(a.Gateways) == 0 && !subset(a.SourceLabels, b.SourceLabels) {
+		return false
+	}
+	one := func(a, b *model.StringMatch) bool {
+		return a == nil || b != nil && (*a == *b || within(*a, *b))
+	}
+	path := a.Path == nil || anyPath(*a.Path) || one(a.Path, b.Path)
+	if !path || a.Path != nil && b.IgnorePathCase && !a.IgnorePathCase && !anyPath(*a.Path) {
+		return false
+	}
+	if !one(a.Scheme, b.Scheme) || !one(a.Method, b.Method) || !one(a.Authority, b.Authority) {
+		return false
+	}
+	all := func(a, b []model.NamedMatch, narrower bool) bool {
+		for _, x := range a {
+			ok := slices.ContainsFunc(b, func(y model.NamedMatch) bool {
+				return y == x || narrower && y.Name == x.Name && within(x.StringMatch, y.StringMatch)
+			})
+			if !ok {
+				return false
+			}
+		}
+		return true
+	}
+	return all(a.Headers, b.Headers, true) && all(a.Query, b.Query, true) && all(a.WithoutHeaders, b.WithoutHeaders, false)
+}
+
+// checkDestination reports a rule whose host is not there and subsets that
+// select nothing.
+func (m *Mesh) checkDestination(d *destination, n *notices) {
+	var found []*service
+	if !wild(d.host) {
+		found = m.byHost[d.host]
+	} else {
+		for _, s := range m.services {
+			if under(d.host, s.Host) {
+				found = append(found, s)
+			}
+		}
+	}
+	if len(found) == 0 {
+		n.add(model.Warning, model.NotFound, d.origins[0], "%s", m.unknown(d.host, d.ns))
+		return
+	}
+	if wild(d.host) {
+		return
+	}
+	for _, sub := range d.subsets {
+		if !m.selectsSome(found[0], sub.Labels) {
+			n.add(model.Warning, model.NotFound, sub.Origin, "subset %s selects no endpoint of %s (labels %v)", sub.Name, d.host, labelText(sub.Labels))
+		}
+	}
+}
+
+// selectsSome also looks at Deployments, which say what will run.
+func (m *Mesh) selectsSome(s *service, labels map[string]string) bool {
+	for i := range s.endpoints {
+		if subset(labels, s.endpoints[i].base.Labels) {
+			return true
+		}
+	}
+	if len(s.Selector) == 0 {
+		return len(s.endpoints) == 0
+	}
+	want := maps.Clone(s.Selector)
+	for k, v := range labels {
+		if w, ok := want[k]; ok && w != v {
+			return false
+		}
+		want[k] = v
+	}
+	return len(m.workloads.selected(s.Namespace, want)) > 0 || len(m.workloads.selected(s.Namespace, s.Selector)) == 0
+}
+
+func labelText(l map[string]string) string {
+	t := ""
+	for _, k := range sortedKeys(l) {
+		if t != "" {
+			t += ","
+		}
+		t += k + "=" + l[k]
+	}
+	return t
+}
