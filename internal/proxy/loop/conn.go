@@ -203,7 +203,8 @@ func (c *Conn) Closed() bool { return c.phase > open }
 func (c *Conn) Lazy(on bool) { c.lazy = on }
 
 // SetSealer puts TLS between codec and socket. Pending output leaves as it is.
-// Byte counts begin anew.
+// Byte counts begin anew, and a FIN that came before is looked at again: it is
+// no clean end under TLS.
 func (c *Conn) SetSealer(s Sealer) {
 	c.loop.check()
 	if c.phase == gone {
@@ -213,6 +214,10 @@ func (c *Conn) SetSealer(s Sealer) {
 	c.out, c.off = nil, 0
 	c.sealer, c.plain = s, c.opened
 	c.bytesIn, c.bytesOut = 0, 0
+	if c.eof {
+		c.eof, c.readable, c.hup = false, true, true
+		c.later(doRead)
+	}
 }
 
 // Sealer returns what SetSealer was given.
