@@ -52,6 +52,8 @@ type result struct {
 	To     string `json:"to"`
 	Status int    `json:"status"`
 	Text   string `json:"text,omitempty"`
+	Caller string `json:"caller,omitempty"` // who the other one saw
+	Ledger string `json:"ledger,omitempty"` // what it heard from the ledger
 }
 
 // Serve runs the program until ctx ends.
@@ -130,7 +132,7 @@ func (a *App) call(r *http.Request, to string) result {
 	out := result{To: to, Status: resp.StatusCode}
 	var inner answer
 	if json.Unmarshal(b, &inner) == nil && inner.Service != "" {
-		out.Text = inner.Service + " " + inner.Version
+		out.Text, out.Caller, out.Ledger = inner.Service+" "+inner.Version, inner.Caller, inner.Ledger
 	} else {
 		out.Text = strings.TrimSpace(string(b))
 	}
