@@ -2,6 +2,7 @@ package lower
 
 import (
 	"cmp"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -33,7 +34,8 @@ func (l *Lowering) endpoints(c *model.Cluster) *endpointpb.ClusterLoadAssignment
 			groups[e.Locality] = g
 			order = append(order, e.Locality)
 		}
-		weight := max(e.Weight, 1)
+		// Envoy refuses an assignment whose weights do not add up in 32 bits.
+		weight := min(max(e.Weight, 1), math.MaxUint32/uint32(len(c.Endpoints)))
 		g.LoadBalancingWeight.Value += weight
 		g.LbEndpoints = append(g.LbEndpoints, &endpointpb.LbEndpoint{
 			HostIdentifier:      &endpointpb.LbEndpoint_Endpoint{Endpoint: &endpointpb.Endpoint{Address: addr}},

@@ -67,13 +67,16 @@ func (l *Lowering) virtualInbound() *listenerpb.Listener {
 		name: "virtualInbound", cluster: inboundPassthroughCluster, protocol: model.Sniff, policy: l.v.InboundDefault,
 	})...)
 	tls, http := tlsInspector(), httpInspector()
-	tls.FilterDisabled, http.FilterDisabled = onPorts(noTLS), onPorts(noHTTP)
+	if !l.ours() {
+		tls.FilterDisabled, http.FilterDisabled = onPorts(noTLS), onPorts(noHTTP)
+	}
 	out.ListenerFilters = []*listenerpb.ListenerFilter{originalDst(), tls, http}
 	return out
 }
 
 // onPorts matches connections to one of the ports. Inspectors must not wait on
-// ports where it is the server that speaks first.
+// ports where it is the server that speaks first. Our own proxy sees from the
+// chains of a port whether there is anything to tell apart, and is not told.
 func onPorts(ports []uint16) *listenerpb.ListenerFilterChainMatchPredicate {
 	var rules []*listenerpb.ListenerFilterChainMatchPredicate
 	for _, p := range ports {
@@ -138,6 +141,9 @@ type inboundChain struct {
 func inboundTable(p model.Protocol, mode model.MTLSMode) []inboundChain {
 	http := p.IsHTTP()
 	sniff := p == model.Sniff
+	if mode == model.MTLSDisable && !sniff {
+		return []inboundChain{{http: http}} // nothing to tell apart, nobody waits
+	}
 	var out []inboundChain
 	if mode != model.MTLSDisable {
 		if sniff {

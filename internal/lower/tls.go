@@ -89,6 +89,11 @@ func (l *Lowering) meshClient(c *model.Cluster) *tlspb.UpstreamTlsContext {
 // bridge reports whether the client declared that it carries HTTP/1 as HTTP/2.
 func (l *Lowering) bridge() bool { return slices.Contains(l.v.Client.Features, FeatureBridge) }
 
+// ours reports whether the client is a tulle-proxy: it declares features.
+func (l *Lowering) ours() bool {
+	return slices.ContainsFunc(l.v.Client.Features, func(f string) bool { return strings.HasPrefix(f, "tulle.") })
+}
+
 // meshCommon is what both ends of mesh mTLS share: the workload's certificate
 // and the mesh's bundle, by SDS.
 func (l *Lowering) meshCommon(alpn []string, sans []*tlspb.SubjectAltNameMatcher) *tlspb.CommonTlsContext {
