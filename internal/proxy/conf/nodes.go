@@ -527,7 +527,7 @@ type RBACRule struct {
 	String   *StringMatch // path, server name, principal, metadata; nil principal: any authenticated
 	Prefix   netip.Prefix
 	Port     uint16
-	PortEnd  uint16   // exclusive
+	PortEnd  uint16   // exclusive; 0: 65536
 	Path     []string // metadata: filter, then keys
 	List     bool     // metadata: String is tried on each element of a list
 	Invert   bool
@@ -582,7 +582,7 @@ type Cluster struct {
 	DNSRefresh                          time.Duration
 	DNSFamily                           string // "auto","v4","v6","all"
 	Keepalive                           *Keepalive
-	BindSource, BindSource6             netip.Addr // by the endpoint's family; BindSource of either when 6 is not set
+	BindSource, BindSource6             netip.Addr // IPv4 and IPv6 source of connections
 	BufferLimit                         int
 	Host, ServiceName, ServiceNamespace string // from filter_metadata["istio"].services
 	External                            bool

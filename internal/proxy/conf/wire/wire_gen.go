@@ -5255,6 +5255,7 @@ func (m *DownstreamTlsContext) decode(d *decoder, b []byte) *Error {
 // CommonTlsContext is envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.
 type CommonTlsContext struct {
 	TlsParams                        *TlsParameters
+	TlsCertificates                  []*TlsCertificate
 	ValidationContext                *CertificateValidationContext
 	AlpnProtocols                    []string
 	TlsCertificateSdsSecretConfigs   []*SdsSecretConfig
@@ -5278,6 +5279,10 @@ func (m *CommonTlsContext) decode(d *decoder, b []byte) *Error {
 			}
 			m.TlsParams = new(TlsParameters)
 			n, err = d.sub(m.TlsParams, typ, b, "tls_params", -1)
+		case 2:
+			e := new(TlsCertificate)
+			n, err = d.sub(e, typ, b, "tls_certificates", len(m.TlsCertificates))
+			m.TlsCertificates = append(m.TlsCertificates, e)
 		case 3:
 			if one0 != 0 {
 				return twice("validation_context_type")
@@ -5319,8 +5324,6 @@ func (m *CommonTlsContext) decode(d *decoder, b []byte) *Error {
 			}
 			m.CombinedValidationContext = new(CommonTlsContextCombinedCertificateValidationContext)
 			n, err = d.sub(m.CombinedValidationContext, typ, b, "combined_validation_context", -1)
-		case 2:
-			n, err = refuse(num, typ, b, "tls_certificates", false)
 		case 9:
 			n, err = refuse(num, typ, b, "tls_certificate_certificate_provider", false)
 		case 10:
@@ -5385,6 +5388,58 @@ func (m *TlsParameters) decode(d *decoder, b []byte) *Error {
 			n, err = refuse(num, typ, b, "signature_algorithms", false)
 		case 6:
 			n, err = refuse(num, typ, b, "compliance_policies", false)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// TlsCertificate is envoy.extensions.transport_sockets.tls.v3.TlsCertificate.
+type TlsCertificate struct {
+	CertificateChain *DataSource
+	PrivateKey       *DataSource
+}
+
+func (m *TlsCertificate) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			if m.CertificateChain != nil {
+				return twice("certificate_chain")
+			}
+			m.CertificateChain = new(DataSource)
+			n, err = d.sub(m.CertificateChain, typ, b, "certificate_chain", -1)
+		case 2:
+			if m.PrivateKey != nil {
+				return twice("private_key")
+			}
+			m.PrivateKey = new(DataSource)
+			n, err = d.sub(m.PrivateKey, typ, b, "private_key", -1)
+		case 3:
+			n, err = refuse(num, typ, b, "password", false)
+		case 4:
+			n, err = refuse(num, typ, b, "ocsp_staple", false)
+		case 5:
+			n, err = refuse(num, typ, b, "signed_certificate_timestamp", false)
+		case 6:
+			n, err = refuse(num, typ, b, "private_key_provider", false)
+		case 7:
+			n, err = refuse(num, typ, b, "watched_directory", false)
+		case 8:
+			n, err = refuse(num, typ, b, "pkcs12", false)
+		case 9:
+			n, err = refuse(num, typ, b, "tls_params", false)
 		default:
 			return unknownField(num)
 		}
@@ -6371,6 +6426,7 @@ type CircuitBreakersThresholds struct {
 	MaxPendingRequests *uint32
 	MaxRequests        *uint32
 	MaxRetries         *uint32
+	RetryBudget        *CircuitBreakersThresholdsRetryBudget
 }
 
 func (m *CircuitBreakersThresholds) decode(d *decoder, b []byte) *Error {
@@ -6406,12 +6462,82 @@ func (m *CircuitBreakersThresholds) decode(d *decoder, b []byte) *Error {
 				return twice("max_retries")
 			}
 			m.MaxRetries, n, err = d.uint32Value(typ, b, "max_retries")
+		case 8:
+			if m.RetryBudget != nil {
+				return twice("retry_budget")
+			}
+			m.RetryBudget = new(CircuitBreakersThresholdsRetryBudget)
+			n, err = d.sub(m.RetryBudget, typ, b, "retry_budget", -1)
 		case 7:
 			n, err = refuse(num, typ, b, "max_connection_pools", false)
-		case 8:
-			n, err = refuse(num, typ, b, "retry_budget", false)
 		case 6: // harmless
 			n, err = skip(num, typ, b, protowire.VarintType)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// CircuitBreakersThresholdsRetryBudget is envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget.
+type CircuitBreakersThresholdsRetryBudget struct {
+	BudgetPercent       *Percent
+	MinRetryConcurrency *uint32
+}
+
+func (m *CircuitBreakersThresholdsRetryBudget) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			if m.BudgetPercent != nil {
+				return twice("budget_percent")
+			}
+			m.BudgetPercent = new(Percent)
+			n, err = d.sub(m.BudgetPercent, typ, b, "budget_percent", -1)
+		case 2:
+			if m.MinRetryConcurrency != nil {
+				return twice("min_retry_concurrency")
+			}
+			m.MinRetryConcurrency, n, err = d.uint32Value(typ, b, "min_retry_concurrency")
+		case 3:
+			n, err = refuse(num, typ, b, "budget_interval", false)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// Percent is envoy.type.v3.Percent.
+type Percent struct {
+	Value float64
+}
+
+func (m *Percent) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			m.Value, n, err = d.double(typ, b, "value")
 		default:
 			return unknownField(num)
 		}
@@ -6687,6 +6813,7 @@ type OutlierDetection struct {
 	EnforcingFailurePercentage             *uint32
 	EnforcingFailurePercentageLocalOrigin  *uint32
 	MaxEjectionTime                        *time.Duration
+	AlwaysEjectOneHost                     *bool
 }
 
 func (m *OutlierDetection) decode(d *decoder, b []byte) *Error {
@@ -6770,10 +6897,13 @@ func (m *OutlierDetection) decode(d *decoder, b []byte) *Error {
 				return twice("max_ejection_time")
 			}
 			m.MaxEjectionTime, n, err = d.duration(typ, b, "max_ejection_time")
+		case 25:
+			if m.AlwaysEjectOneHost != nil {
+				return twice("always_eject_one_host")
+			}
+			m.AlwaysEjectOneHost, n, err = d.boolValue(typ, b, "always_eject_one_host")
 		case 24:
 			n, err = refuse(num, typ, b, "monitors", false)
-		case 25:
-			n, err = refuse(num, typ, b, "always_eject_one_host", false)
 		case 26:
 			n, err = refuse(num, typ, b, "detect_degraded_hosts", false)
 		case 7, 8, 9, 16, 19, 20, 22, 23: // harmless
@@ -6791,7 +6921,8 @@ func (m *OutlierDetection) decode(d *decoder, b []byte) *Error {
 
 // BindConfig is envoy.config.core.v3.BindConfig.
 type BindConfig struct {
-	SourceAddress *SocketAddress
+	SourceAddress        *SocketAddress
+	ExtraSourceAddresses []*ExtraSourceAddress
 }
 
 func (m *BindConfig) decode(d *decoder, b []byte) *Error {
@@ -6809,18 +6940,53 @@ func (m *BindConfig) decode(d *decoder, b []byte) *Error {
 			}
 			m.SourceAddress = new(SocketAddress)
 			n, err = d.sub(m.SourceAddress, typ, b, "source_address", -1)
+		case 5:
+			e := new(ExtraSourceAddress)
+			n, err = d.sub(e, typ, b, "extra_source_addresses", len(m.ExtraSourceAddresses))
+			m.ExtraSourceAddresses = append(m.ExtraSourceAddresses, e)
 		case 2:
 			n, err = refuse(num, typ, b, "freebind", false)
 		case 3:
 			n, err = refuse(num, typ, b, "socket_options", false)
 		case 4:
 			n, err = refuse(num, typ, b, "additional_source_addresses", false)
-		case 5:
-			n, err = refuse(num, typ, b, "extra_source_addresses", false)
 		case 6:
 			n, err = refuse(num, typ, b, "local_address_selector", false)
 		case 7:
 			n, err = refuse(num, typ, b, "validate_network_namespaces", true)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// ExtraSourceAddress is envoy.config.core.v3.ExtraSourceAddress.
+type ExtraSourceAddress struct {
+	Address *SocketAddress
+}
+
+func (m *ExtraSourceAddress) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			if m.Address != nil {
+				return twice("address")
+			}
+			m.Address = new(SocketAddress)
+			n, err = d.sub(m.Address, typ, b, "address", -1)
+		case 2:
+			n, err = refuse(num, typ, b, "socket_options", false)
 		default:
 			return unknownField(num)
 		}
@@ -6924,8 +7090,8 @@ func (m *ClusterLeastRequestLbConfig) decode(d *decoder, b []byte) *Error {
 			m.ChoiceCount, n, err = d.uint32Value(typ, b, "choice_count")
 		case 2:
 			n, err = refuse(num, typ, b, "active_request_bias", false)
-		case 3:
-			n, err = refuse(num, typ, b, "slow_start_config", false)
+		case 3: // harmless
+			n, err = skip(num, typ, b, protowire.BytesType)
 		default:
 			return unknownField(num)
 		}
@@ -6950,8 +7116,8 @@ func (m *ClusterRoundRobinLbConfig) decode(d *decoder, b []byte) *Error {
 		b = b[n:]
 		var err *Error
 		switch num {
-		case 1:
-			n, err = refuse(num, typ, b, "slow_start_config", false)
+		case 1: // harmless
+			n, err = skip(num, typ, b, protowire.BytesType)
 		default:
 			return unknownField(num)
 		}
@@ -7003,33 +7169,6 @@ func (m *ClusterCommonLbConfig) decode(d *decoder, b []byte) *Error {
 			n, err = skip(num, typ, b, protowire.VarintType)
 		case 2, 4, 8: // harmless
 			n, err = skip(num, typ, b, protowire.BytesType)
-		default:
-			return unknownField(num)
-		}
-		if err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	return nil
-}
-
-// Percent is envoy.type.v3.Percent.
-type Percent struct {
-	Value float64
-}
-
-func (m *Percent) decode(d *decoder, b []byte) *Error {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return malformed(n)
-		}
-		b = b[n:]
-		var err *Error
-		switch num {
-		case 1:
-			m.Value, n, err = d.double(typ, b, "value")
 		default:
 			return unknownField(num)
 		}
@@ -7169,58 +7308,6 @@ func (m *Secret) decode(d *decoder, b []byte) *Error {
 			n, err = refuse(num, typ, b, "session_ticket_keys", false)
 		case 5:
 			n, err = refuse(num, typ, b, "generic_secret", false)
-		default:
-			return unknownField(num)
-		}
-		if err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	return nil
-}
-
-// TlsCertificate is envoy.extensions.transport_sockets.tls.v3.TlsCertificate.
-type TlsCertificate struct {
-	CertificateChain *DataSource
-	PrivateKey       *DataSource
-}
-
-func (m *TlsCertificate) decode(d *decoder, b []byte) *Error {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return malformed(n)
-		}
-		b = b[n:]
-		var err *Error
-		switch num {
-		case 1:
-			if m.CertificateChain != nil {
-				return twice("certificate_chain")
-			}
-			m.CertificateChain = new(DataSource)
-			n, err = d.sub(m.CertificateChain, typ, b, "certificate_chain", -1)
-		case 2:
-			if m.PrivateKey != nil {
-				return twice("private_key")
-			}
-			m.PrivateKey = new(DataSource)
-			n, err = d.sub(m.PrivateKey, typ, b, "private_key", -1)
-		case 3:
-			n, err = refuse(num, typ, b, "password", false)
-		case 4:
-			n, err = refuse(num, typ, b, "ocsp_staple", false)
-		case 5:
-			n, err = refuse(num, typ, b, "signed_certificate_timestamp", false)
-		case 6:
-			n, err = refuse(num, typ, b, "private_key_provider", false)
-		case 7:
-			n, err = refuse(num, typ, b, "watched_directory", false)
-		case 8:
-			n, err = refuse(num, typ, b, "pkcs12", false)
-		case 9:
-			n, err = refuse(num, typ, b, "tls_params", false)
 		default:
 			return unknownField(num)
 		}
