@@ -5,6 +5,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/dialect"
 	"github.com/tulle-mesh/tulle/internal/dialect/istio"
+	"github.com/tulle-mesh/tulle/internal/dialect/kubernetes"
 	"github.com/tulle-mesh/tulle/internal/link"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/source"
@@ -13,6 +14,7 @@ import (
 // Dialects are the readers of user objects, in the order in which their facts
 // are merged.
 var Dialects = []dialect.Reader{
+	kubernetes.Reader{},
 	istio.Reader{},
 }
 

@@ -44,6 +44,9 @@ type Feed struct {
 	Get func() (*Set, <-chan struct{})
 	// Rejected is told what the client refused. It must not block. May be nil.
 	Rejected func(Rejection)
+	// Gone is closed when the client's record is no more, which ends the stream.
+	// nil: never.
+	Gone <-chan struct{}
 	// Close is called once when the stream has ended. May be nil.
 	Close func()
 }

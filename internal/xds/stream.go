@@ -152,6 +152,8 @@ func (s *stream) run(ctx context.Context, first *request) error {
 			return status.Error(codes.Unauthenticated, "the credential of this stream has expired")
 		case <-s.caller.Revoked:
 			return status.Error(codes.Unauthenticated, "the credential of this stream was revoked")
+		case <-s.feed.Gone:
+			return status.Error(codes.Unauthenticated, "this workload has left the mesh")
 		case <-ctx.Done():
 			return ctx.Err()
 		}

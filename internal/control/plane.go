@@ -1,0 +1,400 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/tulle-mesh/tulle/internal/ca"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/link"
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/source"
+	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/internal/xds"
+)
+
+// Options of a Plane. Dir and Source must be set.
+type Options struct {
+	Dir    string // state that survives a restart: the root of the CA; made when absent
+	Source source.Source
+	// Socket is the path of the unix socket for xDS and the CA; empty: Dir/xds.sock.
+	Socket string
+	// Address is where xDS and the CA are served over TLS; empty: 127.0.0.1:0.
+	Address  string
+	Settings *model.Settings // nil: link's defaults
+	Pool     netip.Prefix    // addresses of standalone workloads; zero: a 127.x.y.0/24 made from Dir
+	// Version of this program, told to clients.
+	Version string
+	// Log takes one message; nil: they are dropped. Called by several goroutines.
+	Log func(format string, args ...any)
+}
+
+// Plane is a running control plane. Safe for concurrent use.
+type Plane struct {
+	o        Options
+	settings model.Settings
+	ca       *ca.Authority
+	registry *registry
+	callers  *callers
+	xds      *xds.Server
+	unix     net.Listener
+	tcp      net.Listener
+	log      func(string, ...any)
+
+	generation watch.Value[*generation] // nil until the first snapshot was compiled
+	dirty      chan struct{}            // capacity 1: the registry changed
+
+	mu       sync.Mutex
+	sessions map[*session]struct{}
+}
+
+// New opens the state and the sockets; Run serves them. The caller must Run or
+// Close the Plane.
+func New(o Options) (*Plane, error) {
+	p := &Plane{o: o, settings: link.Defaults(), log: o.Log, dirty: make(chan struct{}, 1), sessions: map[*session]struct{}{}}
+	if o.Settings != nil {
+		p.settings = *o.Settings
+	}
+	if p.log == nil {
+		p.log = func(string, ...any) {}
+	}
+	if !o.Pool.IsValid() {
+		abs, err := filepath.Abs(o.Dir)
+		if err != nil {
+			return nil, fmt.Errorf("state directory %s: %w", o.Dir, err)
+		}
+		o.Pool = loopbackPool(abs)
+	}
+	var err error
+	if p.ca, err = ca.Open(filepath.Join(o.Dir, "ca"), p.settings.TrustDomain, ca.Options{}); err != nil {
+		return nil, err
+	}
+	p.registry = newRegistry(o.Pool, p.settings.TrustDomain, p.poke)
+	p.callers = &callers{registry: p.registry, domains: identity.Domains{Own: p.settings.TrustDomain, Aliases: p.settings.TrustDomainAliases}}
+	p.xds = xds.New(xds.Config{
+		Name:         "tulle " + o.Version,
+		Authenticate: p.callers.authenticate,
+		Open: func(_ context.Context, c *identity.Caller, n *xds.Node) (*xds.Feed, error) {
+			x, err := p.callers.workload(c, n)
+			if err != nil {
+				return nil, err
+			}
+			return p.open(x, n)
+		},
+	})
+	if p.unix, err = ListenUnix(cmp.Or(o.Socket, filepath.Join(o.Dir, "xds.sock"))); err != nil {
+		return nil, err
+	}
+	if p.tcp, err = net.Listen("tcp", cmp.Or(o.Address, "127.0.0.1:0")); err != nil {
+		p.unix.Close()
+		return nil, fmt.Errorf("listen for proxies: %w", err)
+	}
+	return p, nil
+}
+
+// Close releases the sockets of a Plane that was not Run.
+func (p *Plane) Close() {
+	p.unix.Close()
+	p.tcp.Close()
+}
+
+// ListenUnix makes a unix socket (0600) in the place of one that nobody serves
+// any more.
+func ListenUnix(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("socket %s: another control plane is serving it", path)
+	} else if st, serr := os.Lstat(path); serr == nil {
+		if st.Mode()&fs.ModeSocket == 0 {
+			return nil, fmt.Errorf("socket %s: the file there is no socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Socket is the path of the unix socket for proxies.
+func (p *Plane) Socket() string { return p.unix.Addr().String() }
+
+// Address of the TLS listener for proxies.
+func (p *Plane) Address() string { return p.tcp.Addr().String() }
+
+// Roots is the trust bundle, in PEM.
+func (p *Plane) Roots() []byte { return p.ca.Bundle() }
+
+// Run serves until ctx ends or the source fails. Everything it started has
+// ended when it returns.
+func (p *Plane) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	conf, err := p.serverTLS()
+	if err != nil {
+		p.Close()
+		return err
+	}
+	var wg sync.WaitGroup
+	errs := make(chan error, 3)
+	start := func(f func() error) {
+		wg.Go(func() { errs <- f(); cancel() })
+	}
+	stop := []*grpc.Server{p.server(unixCredentials{}), p.server(credentials.NewTLS(conf))}
+	start(func() error { return p.serve(stop[0], p.unix) })
+	start(func() error { return p.serve(stop[1], p.tcp) })
+	var snaps watch.Value[*source.Snapshot]
+	start(func() error {
+		return p.o.Source.Watch(ctx, func(s source.Snapshot) { snaps.Set(&s) })
+	})
+	p.follow(ctx, &snaps)
+	for _, s := range stop {
+		s.Stop()
+	}
+	wg.Wait()
+	close(errs)
+	for e := range errs {
+		if e != nil && !errors.Is(e, context.Canceled) {
+			return e
+		}
+	}
+	return nil
+}
+
+// serve runs one gRPC server; being stopped is no error.
+func (p *Plane) serve(s *grpc.Server, l net.Listener) error {
+	if err := s.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve proxies on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+func (p *Plane) server(c credentials.TransportCredentials) *grpc.Server {
+	s := grpc.NewServer(
+		grpc.Creds(c),
+		grpc.MaxRecvMsgSize(xds.MaxMessage),
+		grpc.MaxConcurrentStreams(64),
+		grpc.MaxHeaderListSize(16<<10),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	)
+	p.xds.Register(s)
+	ca.NewService(p.ca, p.callers.authenticate).Register(s)
+	return s
+}
+
+// poke tells the follower that the registry changed.
+func (p *Plane) poke() {
+	select {
+	case p.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// follow compiles what changed and brings every session up to date, the first
+// change at once and then at most twenty times a second.
+func (p *Plane) follow(ctx context.Context, snaps *watch.Value[*source.Snapshot]) {
+	const hold = 50 * time.Millisecond
+	var fragment model.Fragment
+	var read []model.Notice
+	var seen *source.Snapshot
+	for n := 1; ; n++ {
+		snap, changed := snaps.Get()
+		if snap != nil {
+			if snap != seen {
+				fragment, read, seen = p.read(*snap, fragment, read)
+			}
+			p.compile(n, fragment, read)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-p.dirty:
+		}
+		if !pause(ctx, hold) {
+			return
+		}
+		select { // what came in the pause is in the state that is read next
+		case <-p.dirty:
+		default:
+		}
+	}
+}
+
+// pause waits; false when ctx has ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// read runs the dialects. A panic there is our bug: the last good fragment
+// stays.
+func (p *Plane) read(s source.Snapshot, old model.Fragment, oldNotices []model.Notice) (f model.Fragment, n []model.Notice, seen *source.Snapshot) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.log("BUG: read configuration: %v; the last good one stays", r)
+			f, n, seen = old, oldNotices, &s
+		}
+	}()
+	f, n = Read(s)
+	return f, n, &s
+}
+
+// compile links fragment and registry into the next generation, and hands it
+// to every session.
+func (p *Plane) compile(n int, f model.Fragment, read []model.Notice) {
+	g, err := p.link(n, f, read)
+	if err != nil {
+		p.log("%v; the last good configuration stays", err)
+		return
+	}
+	p.generation.Set(g)
+	p.mu.Lock()
+	all := make([]*session, 0, len(p.sessions))
+	for s := range p.sessions {
+		all = append(all, s)
+	}
+	p.mu.Unlock()
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for _, s := range all {
+		slots <- struct{}{}
+		wg.Go(func() {
+			s.update(g)
+			<-slots
+		})
+	}
+	wg.Wait()
+}
+
+func (p *Plane) link(n int, f model.Fragment, read []model.Notice) (g *generation, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("BUG: link: %v", r)
+		}
+	}()
+	p.registry.follow(&f)
+	c, notices := linked(f, p.registry.workloads(), p.settings)
+	return &generation{
+		version: strconv.Itoa(n), when: time.Now(), compiled: c,
+		notices: append(slices.Clone(read), notices...), shared: map[string]*scopeMemo{},
+	}, nil
+}
+
+// ErrNotReady is returned until the first configuration was read.
+var ErrNotReady = errors.New("the configuration has not been read yet")
+
+// Register gives a standalone workload a place in the mesh, until Deregister.
+// uid is the user that asked for it, when known: its processes may then show
+// that as credential. Errors wrap ErrBadSpec, ErrTaken, ErrFull, ErrNotReady.
+func (p *Plane) Register(spec WorkloadSpec, uid *uint32) (*Registration, error) {
+	g, _ := p.generation.Get()
+	if g == nil {
+		return nil, ErrNotReady
+	}
+	return p.registry.register(spec, &g.compiled.Fragment, uid)
+}
+
+// Deregister takes a workload out of the mesh; its proxy's streams end. It
+// reports whether there was one.
+func (p *Plane) Deregister(id string) bool { return p.registry.drop(id) }
+
+// SetReady says whether a workload is to get traffic. It reports whether there
+// is one.
+func (p *Plane) SetReady(id string, ready bool) bool { return p.registry.setReady(id, ready) }
+
+// Local are the sockets of a workload's dependencies by "host:port".
+func (p *Plane) Local(id string) (map[string]netip.AddrPort, bool) {
+	c, ok := p.registry.clientOf(id)
+	return c.Local, ok
+}
+
+// Workloads are the registered ones, by id.
+func (p *Plane) Workloads() []*model.Workload { return p.registry.workloads() }
+
+// Compiled is the mesh that is being served; nil before the first.
+func (p *Plane) Compiled() *Compiled {
+	g, _ := p.generation.Get()
+	if g == nil {
+		return nil
+	}
+	return g.compiled
+}
+
+// Changed is the version of the mesh that is being served and since when, and
+// a channel that is closed when there is a newer one. The version is empty
+// before the first.
+func (p *Plane) Changed() (version string, since time.Time, newer <-chan struct{}) {
+	g, newer := p.generation.Get()
+	if g == nil {
+		return "", time.Time{}, newer
+	}
+	return g.version, g.when, newer
+}
+
+// Notices about the user's objects: from reading them, from their relations,
+// from writing them down for connected proxies, and what these refused.
+// Without repetitions, in the order of the files.
+func (p *Plane) Notices() []model.Notice {
+	g, _ := p.generation.Get()
+	if g == nil {
+		return nil
+	}
+	all := slices.Clone(g.notices)
+	p.mu.Lock()
+	sessions := make([]*session, 0, len(p.sessions))
+	for s := range p.sessions {
+		sessions = append(sessions, s)
+	}
+	p.mu.Unlock()
+	slices.SortFunc(sessions, func(a, b *session) int { return cmp.Compare(a.x.key, b.x.key) })
+	for _, s := range sessions {
+		all = append(all, s.allNotices()...)
+	}
+	seen := map[string]bool{}
+	return slices.DeleteFunc(all, func(n model.Notice) bool {
+		k := n.String()
+		if seen[k] {
+			return true
+		}
+		seen[k] = true
+		return false
+	})
+}
+
+// Streams is where every proxy's stream stands.
+func (p *Plane) Streams() []xds.Status { return p.xds.Status() }

@@ -1,0 +1,524 @@
+package control
+
+import (
+	"cmp"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/model"
+)
+
+// Bounds of the registry.
+const (
+	maxWorkloads = 2000 // at a time
+	maxPorts     = 64   // of one workload
+	maxLabels    = 64
+	maxText      = 253 // of a name, label key or value, in bytes
+)
+
+// First port numbers of a workload's own loopback address. They stay below the
+// kernel's ephemeral range (32768 and up), and away from what programs like.
+const (
+	portHTTPProxy = 15080
+	portInbound   = 15100 // sockets of the sidecar for peers, one per workload port
+	portOutbound  = 16000 // sockets of the sidecar for dependencies, one per service port
+	portEnd       = 32000
+)
+
+// WorkloadSpec asks for a place in the mesh for one process on this machine.
+type WorkloadSpec struct {
+	Namespace  string            `json:"namespace"`
+	Name       string            `json:"name,omitempty"`       // empty: made from Deployment, Service or Account
+	Deployment string            `json:"deployment,omitempty"` // its labels, account and ports are taken
+	Service    string            `json:"service,omitempty"`    // its selector is taken as labels
+	Labels     map[string]string `json:"labels,omitempty"`     // win over the Deployment's
+	Account    string            `json:"serviceAccount,omitempty"`
+	Ports      []PortSpec        `json:"ports,omitempty"` // empty: those of the Deployment or the Service
+	Gateway    bool              `json:"gateway,omitempty"`
+	Redirected bool              `json:"redirected,omitempty"` // its connections are captured; else it gets a socket per dependency
+	Locality   string            `json:"locality,omitempty"`   // region/zone/subzone
+	IP         netip.Addr        `json:"ip,omitzero"`          // the address it had before, if it is free
+	Ready      bool              `json:"ready,omitempty"`      // false: not until SetReady
+}
+
+// PortSpec is one port of a workload.
+type PortSpec struct {
+	Port uint16         `json:"port"`           // as services target it
+	Name string         `json:"name,omitempty"` // as targetPort may call it
+	App  netip.AddrPort `json:"app,omitzero"`   // where the program listens; absent: 127.0.0.1 and Port
+	// Listen is where the sidecar (or gateway) listens; absent: a free port of
+	// the workload's own address.
+	Listen netip.AddrPort `json:"listen,omitzero"`
+}
+
+// Registration is a place in the mesh.
+type Registration struct {
+	ID        string            `json:"id"` // namespace/name
+	Namespace string            `json:"namespace"`
+	Name      string            `json:"name"`
+	Account   string            `json:"serviceAccount"`
+	Identity  string            `json:"identity"` // SPIFFE ID
+	Labels    map[string]string `json:"labels,omitempty"`
+	Gateway   bool              `json:"gateway,omitempty"`
+	IP        netip.Addr        `json:"ip"`    // a loopback address of its own
+	Token     string            `json:"token"` // the bearer token of its proxy, for xDS and the CA; lives as long as the registration
+	Ports     []PortSpec        `json:"ports,omitempty"`
+	HTTPProxy netip.AddrPort    `json:"httpProxy,omitzero"` // not when Redirected
+	// Local are the sockets of its dependencies by "host:port", host being the
+	// service's full name; not when Redirected. It grows when services come.
+	Local map[string]netip.AddrPort `json:"local,omitempty"`
+}
+
+// Errors of Register that a caller may want to tell apart.
+var (
+	ErrBadSpec = errors.New("bad workload")
+	ErrFull    = errors.New("no room for another workload")
+	ErrTaken   = errors.New("name is taken")
+)
+
+// registry is the standalone workloads. Safe for concurrent use.
+type registry struct {
+	pool    netip.Prefix // of workload addresses
+	domain  string       // trust domain
+	changed func()       // called without the lock after every change
+
+	mu      sync.Mutex
+	byID    map[string]*registered
+	byToken map[[sha256.Size]byte]*registered
+	used    map[netip.Addr]bool
+	serial  map[string]int // last number given to a name's copies
+}
+
+// registered is one workload. All but workload, local and nextPort is
+// immutable; those change under the registry's lock.
+type registered struct {
+	id       identity.ID
+	key      string // namespace/name
+	tokenSum [sha256.Size]byte
+	uid      uint32
+	hasUID   bool
+	capture  model.Capture
+	proxy    netip.AddrPort
+	revoked  chan struct{}
+	order    int
+
+	workload *model.Workload // immutable; replaced as a whole
+	local    map[string]netip.AddrPort
+	nextPort uint16
+}
+
+func newRegistry(pool netip.Prefix, trustDomain string, changed func()) *registry {
+	return &registry{
+		pool: pool, domain: trustDomain, changed: changed,
+		byID: map[string]*registered{}, byToken: map[[sha256.Size]byte]*registered{},
+		used: map[netip.Addr]bool{}, serial: map[string]int{},
+	}
+}
+
+// loopbackPool gives each state directory its own 127.x.y.0/24, so that two
+// control planes on one machine do not hand out the same addresses.
+func loopbackPool(dir string) netip.Prefix {
+	h := fnv.New32a()
+	h.Write([]byte(dir))
+	n := h.Sum32()
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(64 + n%64), byte(n >> 8), 0}), 24)
+}
+
+// register makes a place for spec. uid is the user that asked, when known. The
+// fragment says what Deployments and Services hold.
+func (r *registry) register(spec WorkloadSpec, f *model.Fragment, uid *uint32) (*Registration, error) {
+	if err := spec.check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadSpec, err)
+	}
+	w, err := spec.describe(f)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadSpec, err)
+	}
+	id := identity.ID{TrustDomain: r.domain, Namespace: w.Namespace, Account: w.Account}
+	if err := id.Validate(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadSpec, err)
+	}
+	raw := make([]byte, 32)
+	rand.Read(raw) // never fails
+	token := base64.RawURLEncoding.EncodeToString(raw)
+
+	r.mu.Lock()
+	if len(r.byID) >= maxWorkloads {
+		r.mu.Unlock()
+		return nil, fmt.Errorf("%w: there are %d", ErrFull, len(r.byID))
+	}
+	if err := r.name(w, spec.Name); err != nil {
+		r.mu.Unlock()
+		return nil, err
+	}
+	ip, ok := r.address(spec.IP)
+	if !ok {
+		r.mu.Unlock()
+		return nil, fmt.Errorf("%w: every address of %s is taken", ErrFull, r.pool)
+	}
+	w.Address = ip.String()
+	x := &registered{
+		id: id, key: w.Namespace + "/" + w.Name, tokenSum: sha256.Sum256([]byte(token)),
+		revoked: make(chan struct{}), workload: w, order: len(r.byID),
+		local: map[string]netip.AddrPort{}, nextPort: portOutbound, capture: model.Redirected,
+	}
+	if uid != nil {
+		x.uid, x.hasUID = *uid, true
+	}
+	if !spec.Redirected {
+		x.capture = model.PortsMode
+		if !spec.Gateway {
+			x.proxy = netip.AddrPortFrom(ip, portHTTPProxy)
+		}
+	}
+	w.Expose = expose(spec.Ports, w, ip)
+	x.assign(f)
+	r.byID[x.key], r.byToken[x.tokenSum] = x, x
+	out := x.registration(token)
+	r.mu.Unlock()
+	r.changed()
+	return out, nil
+}
+
+// check bounds what a caller may say.
+func (s *WorkloadSpec) check() error {
+	if s.Namespace == "" {
+		return errors.New("namespace is missing")
+	}
+	texts := []string{s.Namespace, s.Name, s.Deployment, s.Service, s.Account, s.Locality}
+	for k, v := range s.Labels {
+		texts = append(texts, k, v)
+	}
+	for _, t := range texts {
+		if len(t) > maxText {
+			return fmt.Errorf("%.20q... has %d bytes, more than %d", t, len(t), maxText)
+		}
+	}
+	if strings.ContainsAny(s.Namespace+s.Name, "/ \t\n") {
+		return errors.New("namespace and name hold no slash and no white space")
+	}
+	if len(s.Labels) > maxLabels || len(s.Ports) > maxPorts {
+		return fmt.Errorf("more than %d labels or %d ports", maxLabels, maxPorts)
+	}
+	if s.Deployment != "" && s.Service != "" {
+		return errors.New("deployment and service exclude each other")
+	}
+	for _, p := range s.Ports {
+		if p.Port == 0 {
+			return errors.New("port 0")
+		}
+	}
+	return nil
+}
+
+// describe fills a workload from the Deployment or Service that spec names.
+func (s *WorkloadSpec) describe(f *model.Fragment) (*model.Workload, error) {
+	w := &model.Workload{
+		Namespace: s.Namespace, Account: s.Account, Labels: maps.Clone(s.Labels), Ports: map[string]uint16{},
+		Weight: 1, Ready: s.Ready, MTLS: !s.Gateway, Gateway: s.Gateway,
+		Origin: model.Origin{Kind: "Process", Namespace: s.Namespace},
+	}
+	if w.Labels == nil {
+		w.Labels = map[string]string{}
+	}
+	inherit := func(labels map[string]string) {
+		for k, v := range labels {
+			if _, set := w.Labels[k]; !set {
+				w.Labels[k] = v
+			}
+		}
+	}
+	switch {
+	case s.Deployment != "":
+		i := slices.IndexFunc(f.Workloads, func(d *model.Workload) bool {
+			return d.Template && d.Namespace == s.Namespace && d.Name == s.Deployment
+		})
+		if i < 0 {
+			return nil, fmt.Errorf("there is no Deployment %s/%s", s.Namespace, s.Deployment)
+		}
+		d := f.Workloads[i]
+		w.Owner, w.Locality = d.Name, d.Locality
+		w.Account = cmp.Or(w.Account, d.Account)
+		maps.Copy(w.Ports, d.Ports)
+		inherit(d.Labels)
+	case s.Service != "":
+		i := slices.IndexFunc(f.Services, func(v *model.Service) bool {
+			return v.Namespace == s.Namespace && v.Name == s.Service
+		})
+		if i < 0 {
+			return nil, fmt.Errorf("there is no Service %s/%s", s.Namespace, s.Service)
+		}
+		if len(f.Services[i].Selector) == 0 {
+			return nil, fmt.Errorf("Service %s/%s selects nothing", s.Namespace, s.Service)
+		}
+		inherit(f.Services[i].Selector)
+	}
+	w.Account = cmp.Or(w.Account, "default")
+	for _, p := range s.Ports {
+		if p.Name != "" {
+			w.Ports[p.Name] = p.Port
+		}
+	}
+	if s.Locality != "" {
+		part := strings.SplitN(s.Locality, "/", 3)
+		w.Locality = model.Locality{Region: part[0]}
+		if len(part) > 1 {
+			w.Locality.Zone = part[1]
+		}
+		if len(part) > 2 {
+			w.Locality.Subzone = part[2]
+		}
+	}
+	if len(s.Ports) == 0 {
+		s.Ports = declared(w, f)
+	}
+	return w, nil
+}
+
+// declared are the ports of a workload for which nobody named any: those that
+// its Deployment declares, and those that services which select it target.
+func declared(w *model.Workload, f *model.Fragment) []PortSpec {
+	have := map[uint16]bool{}
+	var out []PortSpec
+	add := func(p uint16, name string) {
+		if p != 0 && !have[p] && len(out) < maxPorts {
+			have[p] = true
+			out = append(out, PortSpec{Port: p, Name: name})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.Ports)) {
+		add(w.Ports[name], name)
+	}
+	for _, s := range f.Services {
+		if s.Namespace != w.Namespace || len(s.Selector) == 0 || !selects(s.Selector, w.Labels) {
+			continue
+		}
+		for _, p := range s.Ports {
+			switch {
+			case p.Protocol == model.UDP:
+			case p.TargetName != "":
+				add(w.Ports[p.TargetName], p.TargetName)
+			case p.Target != 0:
+				add(p.Target, "")
+			default:
+				add(p.Number, "")
+			}
+		}
+	}
+	return out
+}
+
+// name settles the workload's name. A name that was asked for must be free.
+func (r *registry) name(w *model.Workload, want string) error {
+	defer func() { w.Origin.Name = w.Name }()
+	if want != "" {
+		w.Name = want
+		if r.byID[w.Namespace+"/"+want] != nil {
+			return fmt.Errorf("%w: %s/%s", ErrTaken, w.Namespace, want)
+		}
+		return nil
+	}
+	base := cmp.Or(w.Owner, w.Labels["app"], w.Account)
+	for {
+		r.serial[w.Namespace+"/"+base]++
+		w.Name = fmt.Sprintf("%s-%d", base, r.serial[w.Namespace+"/"+base])
+		if r.byID[w.Namespace+"/"+w.Name] == nil {
+			return nil
+		}
+	}
+}
+
+// address takes a free address of the pool, want if it is one.
+func (r *registry) address(want netip.Addr) (netip.Addr, bool) {
+	if want.IsValid() && r.pool.Contains(want) && !r.used[want] && want != r.pool.Masked().Addr() {
+		r.used[want] = true
+		return want, true
+	}
+	for a := r.pool.Masked().Addr().Next(); r.pool.Contains(a); a = a.Next() {
+		if !r.used[a] && a.AsSlice()[len(a.AsSlice())-1] != 255 {
+			r.used[a] = true
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// expose settles where each port is really reached.
+func expose(ports []PortSpec, w *model.Workload, ip netip.Addr) []model.Expose {
+	var out []model.Expose
+	next := uint16(portInbound)
+	for _, p := range ports {
+		e := model.Expose{Port: p.Port, Listen: p.Listen, App: p.App}
+		if !e.Listen.IsValid() {
+			e.Listen = netip.AddrPortFrom(ip, next)
+			next++
+		}
+		if !e.App.IsValid() && !w.Gateway {
+			e.App = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p.Port)
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// assign gives each service port that the workload may depend on a socket. It
+// reports whether any was new. Sockets are never taken back: a service that
+// goes and comes has the same one.
+func (x *registered) assign(f *model.Fragment) bool {
+	if x.capture != model.PortsMode || x.workload.Gateway {
+		return false
+	}
+	var keys []string
+	for _, s := range f.Services {
+		if strings.HasPrefix(s.Host, "*") {
+			continue
+		}
+		for _, p := range s.Ports {
+			key := fmt.Sprintf("%s:%d", s.Host, p.Number)
+			if p.Protocol == model.UDP {
+				continue
+			}
+			if _, have := x.local[key]; !have {
+				keys = append(keys, key)
+			}
+		}
+	}
+	if len(keys) == 0 {
+		return false
+	}
+	slices.Sort(keys)
+	ip := netip.MustParseAddr(x.workload.Address)
+	local := maps.Clone(x.local) // clients hold the old map
+	for _, k := range slices.Compact(keys) {
+		if x.nextPort >= portEnd {
+			break
+		}
+		local[k] = netip.AddrPortFrom(ip, x.nextPort)
+		x.nextPort++
+	}
+	x.local = local
+	return true
+}
+
+func (x *registered) registration(token string) *Registration {
+	w := x.workload
+	out := &Registration{
+		ID: x.key, Namespace: w.Namespace, Name: w.Name, Account: w.Account, Identity: x.id.String(),
+		Labels: w.Labels, Gateway: w.Gateway, IP: netip.MustParseAddr(w.Address), Token: token,
+		HTTPProxy: x.proxy, Local: x.local,
+	}
+	names := map[uint16]string{}
+	for n, p := range w.Ports {
+		names[p] = n
+	}
+	for _, e := range w.Expose {
+		out.Ports = append(out.Ports, PortSpec{Port: e.Port, Name: names[e.Port], App: e.App, Listen: e.Listen})
+	}
+	return out
+}
+
+// client is what the control plane knows of the workload.
+func (x *registered) client() model.Client {
+	c := clientOf(x.workload)
+	c.Capture, c.Local, c.HTTPProxy = x.capture, x.local, x.proxy
+	return c
+}
+
+// drop takes a workload out of the mesh and ends its streams. It reports
+// whether it was there.
+func (r *registry) drop(id string) bool {
+	r.mu.Lock()
+	x := r.byID[id]
+	if x != nil {
+		delete(r.byID, id)
+		delete(r.byToken, x.tokenSum)
+		delete(r.used, netip.MustParseAddr(x.workload.Address))
+		close(x.revoked)
+	}
+	r.mu.Unlock()
+	if x != nil {
+		r.changed()
+	}
+	return x != nil
+}
+
+// setReady says whether a workload is to get traffic. It reports whether the
+// workload is there.
+func (r *registry) setReady(id string, ready bool) bool {
+	r.mu.Lock()
+	x := r.byID[id]
+	change := x != nil && x.workload.Ready != ready
+	if change {
+		w := *x.workload
+		w.Ready = ready
+		x.workload = &w
+	}
+	r.mu.Unlock()
+	if change {
+		r.changed()
+	}
+	return x != nil
+}
+
+// follow gives workloads sockets for services that are new in f.
+func (r *registry) follow(f *model.Fragment) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, x := range r.byID {
+		x.assign(f)
+	}
+}
+
+// workloads are the registered ones, as facts for link, in order of name.
+func (r *registry) workloads() []*model.Workload {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []*model.Workload
+	for _, k := range slices.Sorted(maps.Keys(r.byID)) {
+		out = append(out, r.byID[k].workload)
+	}
+	return out
+}
+
+// find is a registered workload by its id; nil: there is none.
+func (r *registry) find(id string) *registered {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.byID[id]
+}
+
+// byBearer is the workload whose token this is; nil: no such.
+func (r *registry) byBearer(token string) *registered {
+	sum := sha256.Sum256([]byte(token)) // a lookup by hash leaks nothing by its time
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.byToken[sum]
+}
+
+// clientOf is the present client record of a registered workload.
+func (r *registry) clientOf(id string) (model.Client, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	x := r.byID[id]
+	if x == nil {
+		return model.Client{}, false
+	}
+	return x.client(), true
+}
+
+// workloadNow is the present facts about x.
+func (x *registered) workloadNow(r *registry) *model.Workload {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return x.workload
+}
