@@ -130,14 +130,14 @@ func (d *decoder) merge(n *yaml.Node, out map[string]any, at *place, depth int) 
 	}
 }
 
-// scalar resolves plain text as Kubernetes does: YAML 1.1 booleans (yes, on),
-// dates stay text.
+// scalar resolves plain text as Kubernetes does: YAML 1.1 booleans (yes, on)
+// but for the single letters, which are more often names; dates stay text.
 func (d *decoder) scalar(n *yaml.Node) any {
 	if n.Style == 0 {
 		switch n.Value {
-		case "y", "Y", "yes", "Yes", "YES", "on", "On", "ON":
+		case "yes", "Yes", "YES", "on", "On", "ON":
 			return true
-		case "n", "N", "no", "No", "NO", "off", "Off", "OFF":
+		case "no", "No", "NO", "off", "Off", "OFF":
 			return false
 		}
 	}

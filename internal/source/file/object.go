@@ -130,7 +130,11 @@ func (p *parser) noObject(d doc, top map[string]any, at *place, depth int) {
 }
 
 func (p *parser) about(o *source.Object, field string, reason model.Reason, format string, args ...any) {
-	p.notices = append(p.notices, model.Notice{Severity: model.Error, Reason: reason, Origin: o.Origin(field), Text: fmt.Sprintf(format, args...)})
+	or := o.Origin(field)
+	if or.Name == "" {
+		or.Name = "(no name)"
+	}
+	p.notices = append(p.notices, model.Notice{Severity: model.Error, Reason: reason, Origin: or, Text: fmt.Sprintf(format, args...)})
 }
 
 // strayFields says that the fields of metadata or spec stand at the top level,

@@ -131,6 +131,10 @@ func (p *parser) document(d doc) {
 	}
 	root, err := parseYAML(d.text)
 	if err != nil {
+		if at, ok := tabbed(d.text); ok && strings.Contains(err.Error(), "cannot start any token") {
+			p.refuse(d.line+at, model.Unreadable, "indented with a tab; YAML wants spaces")
+			return
+		}
 		if p.pasted(d) {
 			return
 		}
@@ -140,10 +144,6 @@ func (p *parser) document(d doc) {
 			n, _ := strconv.Atoi(m[1])
 			line = d.line + min(max(n, 1), 1+bytes.Count(d.text, []byte("\n"))) - 1
 			text = strings.Replace(text, m[0], "", 1)
-		}
-		if at, ok := tabbed(d.text); ok {
-			p.refuse(d.line+at, model.Unreadable, "indented with a tab; YAML wants spaces")
-			return
 		}
 		p.refuse(line, model.Unreadable, "not YAML: %s", text)
 		return

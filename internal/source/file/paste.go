@@ -14,7 +14,7 @@ const (
 	saysBullet     = "a bullet (%c) stands where YAML has a dash: pasted from a page; write \"- \" instead and put the lines that belong to it under its text"
 	saysFileName   = "a bare file name (%s) stands between the YAML: pasted with its heading; delete the line or put # before it"
 	saysFence      = "a Markdown fence (%s) stands in the YAML: pasted with its markup; keep only what is between the fences"
-	saysFullWidth  = "full-width punctuation (%s) where YAML has %s: typed with or pasted from a Chinese or Japanese text; replace it"
+	saysFullWidth  = "full-width punctuation (%s) where YAML wants %s: typed in or pasted from a Chinese or Japanese text; replace it"
 	saysSpace      = "an indentation made of %s: pasted from a page; replace it with spaces"
 	saysOneLine    = "everything stands on one line: the line breaks were lost by pasting; copy the text again from its source, with its lines"
 	saysGlued      = "no space after the colon of %q: the spaces were lost, probably by pasting; write \"%s: \" with a space"
@@ -92,7 +92,7 @@ func diagnose(text string) []finding {
 		code, _, _ := strings.Cut(line, " #")
 		switch m, c := wideValue.FindStringSubmatch(code), wideComma.FindStringSubmatch(code); {
 		case wideKey.MatchString(code):
-			add("wide", i, saysFullWidth, "：", `": "`)
+			add("wide", i, saysFullWidth, "：", "a colon and a space")
 		case m != nil:
 			add("wide", i, saysFullWidth, m[1], ascii(m[1]))
 		case c != nil:
@@ -129,21 +129,15 @@ func lostIndent(indent string, rest []string) bool {
 func ascii(wide string) string {
 	switch wide {
 	case "“", "”", "「", "『", "＂":
-		return `"`
+		return `a double quote (")`
 	case "‘", "’", "＇":
-		return "'"
+		return "a single quote (')"
 	case "，":
-		return ","
-	case "；":
-		return ";"
-	case "［":
-		return "["
-	case "］":
-		return "]"
-	case "｛":
-		return "{"
-	case "｝":
-		return "}"
+		return "a comma (,)"
+	case "［", "］":
+		return "a square bracket ([ ])"
+	case "｛", "｝":
+		return "a curly bracket ({ })"
 	}
 	return "an ASCII sign"
 }
@@ -159,7 +153,7 @@ func pastedKey(s string) string {
 	case strings.ContainsRune(bullets, r):
 		return fmt.Sprintf(saysBullet, r)
 	case strings.ContainsRune(s, '：'):
-		return fmt.Sprintf(saysFullWidth, "：", `": "`)
+		return fmt.Sprintf(saysFullWidth, "：", "a colon and a space")
 	case strings.ContainsRune(openingQuotes, r):
 		return fmt.Sprintf(saysFullWidth, string(r), ascii(string(r)))
 	}

@@ -120,7 +120,7 @@ func TestBrokenFileKeepsItsLastGoodState(t *testing.T) {
 func TestSameTextGivesSameObjects(t *testing.T) {
 	w := watch(t, map[string]string{"a.yaml": object("Service", "a", ""), "b.yaml": object("Service", "b", "")})
 	one := w.until("Service/a", "Service/b")
-	w.write("a.yaml", object("Service", "a", ""))                // nothing changed: no snapshot
+	w.write("a.yaml", object("Service", "a", ""))                 // nothing changed: no snapshot
 	w.write("b.yaml", object("Service", "b", "# a remark\n"))     // neither here
 	w.write("c.yaml", "# only a remark\n"+object("Pod", "c", "")) // here it did
 	two := w.until("Service/a", "Service/b", "Pod/c")
