@@ -62,6 +62,11 @@ func (b *builder) forward(m *wire.RouteAction) (*Forward, error) {
 			f.Upgrades = map[string]bool{}
 		}
 		f.Upgrades[strings.ToLower(u.UpgradeType)] = or(u.Enabled, true)
+		if u.ConnectConfig != nil && or(u.Enabled, true) {
+			if f.ConnectTCP = strings.EqualFold(u.UpgradeType, "CONNECT"); !f.ConnectTCP {
+				return nil, refuse("upgrade_configs", "connect_config belongs to CONNECT")
+			}
+		}
 	}
 	switch m.ClusterNotFoundResponseCode {
 	case wire.RouteActionClusterNotFoundResponseCodeNotFound:

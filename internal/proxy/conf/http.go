@@ -1,7 +1,6 @@
 package conf
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf/wire"
@@ -188,9 +187,6 @@ func (b *builder) httpFilters(h *HTTP, ms []*wire.HttpFilter) error {
 		}
 		if err == nil && m.Name == "" {
 			err = refuse("name", "empty")
-		}
-		if err == nil && slices.ContainsFunc(h.Filters, func(o Filter) bool { return o.Name == f.Name }) {
-			err = refuse("name", "%q is the name of two filters", m.Name)
 		}
 		last := i == len(ms)-1
 		if _, isRouter := msg.(*wire.Router); err == nil && isRouter != last {

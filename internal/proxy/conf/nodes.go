@@ -374,6 +374,7 @@ type Forward struct {
 	Mirrors          []Mirror
 	Hash             []HashPolicy
 	Upgrades         map[string]bool // per route switches
+	ConnectTCP       bool            // connect_config: CONNECT ends here, its payload goes to the cluster as bytes
 	NotFoundCode     int             // cluster_not_found_response_code; 0: 503
 	MaxStream        time.Duration   // the whole exchange, streams too; 0: no limit
 }

@@ -2890,8 +2890,9 @@ func (m *RouteActionHashPolicyQueryParameter) decode(d *decoder, b []byte) *Erro
 
 // RouteActionUpgradeConfig is envoy.config.route.v3.RouteAction.UpgradeConfig.
 type RouteActionUpgradeConfig struct {
-	UpgradeType string
-	Enabled     *bool
+	UpgradeType   string
+	Enabled       *bool
+	ConnectConfig *RouteActionUpgradeConfigConnectConfig
 }
 
 func (m *RouteActionUpgradeConfig) decode(d *decoder, b []byte) *Error {
@@ -2911,7 +2912,39 @@ func (m *RouteActionUpgradeConfig) decode(d *decoder, b []byte) *Error {
 			}
 			m.Enabled, n, err = d.boolValue(typ, b, "enabled")
 		case 3:
-			n, err = refuse(num, typ, b, "connect_config", false)
+			if m.ConnectConfig != nil {
+				return twice("connect_config")
+			}
+			m.ConnectConfig = new(RouteActionUpgradeConfigConnectConfig)
+			n, err = d.sub(m.ConnectConfig, typ, b, "connect_config", -1)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// RouteActionUpgradeConfigConnectConfig is envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig.
+type RouteActionUpgradeConfigConnectConfig struct {
+}
+
+func (m *RouteActionUpgradeConfigConnectConfig) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			n, err = refuse(num, typ, b, "proxy_protocol_config", false)
+		case 2:
+			n, err = refuse(num, typ, b, "allow_post", true)
 		default:
 			return unknownField(num)
 		}
