@@ -25,7 +25,12 @@ func (x *Exchange) answer(h *stream.Head, end bool) {
 	t := strconv.AppendInt(b[:0], ms, 10)
 	h.Set("x-envoy-upstream-service-time", t)
 	x.rec.ServiceTime = ms
+	x.resp.Status = h.Status
 	h.Del(origHeader)
+	if x.cookie.Name != "" {
+		var b [256]byte
+		h.Add("set-cookie", x.cookie.Append(b[:0]))
+	}
 	x.editResponse(h)
 	x.decorate(h)
 	x.down.SendHead(h, end)
@@ -104,10 +109,7 @@ func (x *Exchange) fail(o telemetry.Outcome, detail string) {
 // that says why. gRPC clients get it as grpc-status and grpc-message.
 func (x *Exchange) reply(o telemetry.Outcome, detail string) {
 	x.rec.Flags |= o.Flag
-	x.rec.Details = o.Details
-	if detail != "" && o.WithDetail {
-		x.rec.Details += "{" + underscored(detail) + "}"
-	}
+	x.rec.Details = o.Detail(detail)
 	body := o.Text(detail)
 	h := &x.resp
 	if x.grpc {
@@ -125,9 +127,10 @@ func (x *Exchange) reply(o telemetry.Outcome, detail string) {
 			h.AddString("content-type", "text/plain")
 		}
 	}
-	if x.route != nil || x.vhost != nil {
-		x.editResponse(h)
+	if o.Overloaded {
+		h.AddString("x-envoy-overloaded", "true")
 	}
+	x.editResponse(h)
 	x.sendLocal([]byte(body))
 }
 

@@ -14,11 +14,11 @@ type attempt struct {
 	x            *Exchange
 	ticket       pool.Ticket
 	ep           *cluster.Endpoint
-	s            stream.Stream // nil until the pool gave one, and after its end
+	lastEndpoint *cluster.Endpoint // for the record
+	s            stream.Stream     // nil until the pool gave one, and after its end
 	via          *pool.Upstream
-	tried        []netip.AddrPort
+	tried        []*cluster.Endpoint
 	counts       bool // the endpoint's and cluster's counters hold this attempt
-	asked        bool // the pool has the ticket
 	headed       bool // a final head came
 	begunSending bool // request bytes went out
 	sent         bool // the whole request was handed over
@@ -52,7 +52,7 @@ func (x *Exchange) startAttempt() {
 		return
 	}
 	x.handle.Begin(ep)
-	a.ep, a.counts, a.begun = ep, true, x.env.Loop.Now()
+	a.ep, a.lastEndpoint, a.counts, a.begun = ep, ep, true, x.env.Loop.Now()
 	a.tried = append(a.tried, ep)
 	x.attempts++
 	if x.times.PerTry > 0 {
@@ -226,8 +226,15 @@ func (a *attempt) release() {
 // judged is the status by which outlier detection judges a response head: a
 // gRPC status in it counts as its HTTP equivalent.
 func judged(h *stream.Head) int {
-	if s := grpcStatus(h); s > 0 {
-		return telemetry.HTTPStatus(s)
+	switch grpcStatus(h) {
+	case -1, 0:
+		return h.Status
+	case 4:
+		return 504
+	case 14:
+		return 503
+	case 2, 13, 15:
+		return 500
 	}
 	return h.Status
 }

@@ -75,6 +75,10 @@ func (e *Env) Serve(a *Accepted) (*Conn, stream.Codec) {
 	c.remoteText = c.remote.Addr().String()
 	c.bridge = a.Peer.ALPN == "tulle1" && a.Peer.Mutual
 	c.onIdle = c.idled
+	if e.conns == nil {
+		e.conns = map[*Conn]struct{}{}
+	}
+	e.conns[c] = struct{}{}
 	if a.HTTP2 {
 		c.h2 = http2.NewServer(a.Wire, c, e.h2Options(c))
 		a.Wire.Lazy(true)
@@ -180,8 +184,10 @@ func (c *Conn) upgradeAllowed(proto []byte) bool {
 
 // badRequest reports a request that the codec refused by itself.
 func (c *Conn) badRequest(status int, detail string) {
-	r := telemetry.Record{Start: c.env.now(), Status: status, Flags: telemetry.FlagDPE, Details: underscored(detail),
-		Downstream: c.remote, DownstreamLocal: c.local}
+	now := c.env.Loop.Now()
+	r := telemetry.Record{Start: c.env.now(), Begin: now, End: now, Status: status, Flags: telemetry.FlagDPE,
+		Details: underscored(detail), Downstream: c.remote, Direct: c.remote, DownstreamLocal: c.local,
+		Local: &c.env.Node.Local, Inbound: c.listener.Inbound, TLS: c.peer.TLS, Mutual: c.peer.Mutual, Peer: c.peer.Principal}
 	c.env.Reporter.Finished(c.env.Loop, &r, c.logs)
 }
 

@@ -22,6 +22,10 @@ type Env struct {
 	Snapshot  func() *conf.Snapshot // the present configuration; never nil
 	Reporter  Reporter
 	Node      Node
+	codecs    codecs
+	conns     map[*Conn]struct{}
+	dateAt    int64
+	dateText  []byte
 	free      []*Exchange
 	retired   []*Exchange // finished in the round that began at retiredAt
 	retiredAt int64
@@ -357,6 +361,7 @@ func (x *Exchange) armTotal() {
 	}
 }
 
+// timedOut is the request timeout before forwarding, the route timeout after.
 func (x *Exchange) timedOut() {
 	if x.fwd == nil {
 		x.reply(telemetry.RequestTimeout, "")

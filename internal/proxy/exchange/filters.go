@@ -64,12 +64,7 @@ func (x *Exchange) allowed(r *conf.RBAC) bool {
 	if ok {
 		return true
 	}
-	o := telemetry.Denied
-	o.Details = "rbac_access_denied_matched_policy[none]"
-	if policy != "" {
-		o.Details = "rbac_access_denied_matched_policy[" + policy + "]"
-	}
-	x.reply(o, "")
+	x.reply(telemetry.DeniedBy(policy), "")
 	return false
 }
 

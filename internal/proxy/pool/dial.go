@@ -5,6 +5,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
 )
 
 // Dialing is a connection that is being made outside any group. The zero
@@ -29,13 +30,13 @@ type dialing struct {
 	timer  loop.Timer
 	cancel func()
 	secure func()
-	done   func(Secured, error)
+	done   func(*loop.Conn, *mtls.Handshake, error)
 }
 
 // Dial makes one connection to an endpoint, with TLS where the cluster's
-// policy says so, and hands it over, never inside the call: a plain one is
-// started and gets its codec by Swap; done may Start either.
-func (p *Pool) Dial(h *cluster.Handle, ep *cluster.Endpoint, done func(Secured, error)) Dialing {
+// policy says so, and hands it over, never inside the call. It is started:
+// done sets its codec by Swap. The handshake is nil without TLS.
+func (p *Pool) Dial(h *cluster.Handle, ep *cluster.Endpoint, done func(*loop.Conn, *mtls.Handshake, error)) Dialing {
 	c := h.Conf()
 	d := &dialing{p: p, done: done}
 	if c == nil {
@@ -56,7 +57,7 @@ func (p *Pool) Dial(h *cluster.Handle, ep *cluster.Endpoint, done func(Secured, 
 				break
 			}
 		}
-		d.secure = func() { d.cancel = p.o.Secure(d.wire, t, t.SNI, alpn, d.secured) }
+		d.secure = func() { d.cancel = p.o.TLS.Client(d.wire, t, t.SNI, alpn, d.secured) }
 	}
 	wire, err := p.connect(c, ep)
 	if err != nil {
@@ -85,21 +86,21 @@ func (d *dialing) failed(err error) {
 	if d.wire != nil {
 		d.wire.Abort()
 	}
-	d.done(Secured{}, err)
+	d.done(nil, nil, err)
 }
 
-func (d *dialing) secured(s Secured, err error) {
+func (d *dialing) secured(h *mtls.Handshake, err error) {
 	d.cancel = nil
 	if d.over {
 		return
 	}
 	if err != nil {
 		d.end()
-		d.done(Secured{}, err)
+		d.done(nil, nil, err)
 		return
 	}
 	d.end()
-	d.done(s, nil)
+	d.done(d.wire, h, nil)
 }
 
 // OnConnect hands the connection over, or begins TLS.
@@ -109,7 +110,7 @@ func (d *dialing) OnConnect() {
 		return
 	}
 	d.end()
-	d.done(Secured{Conn: d.wire}, nil)
+	d.done(d.wire, nil, nil)
 }
 
 // OnBytes cannot come before the connection was handed over.

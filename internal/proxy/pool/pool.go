@@ -12,25 +12,17 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/http1"
 	"github.com/tulle-mesh/tulle/internal/proxy/http2"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
 )
 
 // Bridge is the ALPN token of our own proxies: HTTP/1 requests as HTTP/2 streams.
 const Bridge = "tulle1"
 
-// Secured is what a TLS handshake towards an endpoint has brought.
-type Secured struct {
-	Conn      *loop.Conn // the connection under TLS, not started
-	Pending   []byte     // sealed bytes that came with the end of the handshake
-	ALPN      string
-	Principal string // SPIFFE URI of the peer; empty: none
-}
-
 // Options of a pool.
 type Options struct {
-	// Secure begins TLS on a connected socket and calls done on the loop, once.
-	// The returned function gives up; done is then not called.
-	Secure func(c *loop.Conn, t *conf.ClientTLS, sni string, alpn []string, done func(Secured, error)) (cancel func())
+	// TLS makes the handshakes; nil: clusters with TLS cannot be reached.
+	TLS *mtls.Engine
 	// Dial opens a connection towards an endpoint; nil: from this host.
 	// Sidecars of programs that live in another network namespace set it.
 	Dial func(l *loop.Loop, ep *cluster.Endpoint, o loop.DialOptions) (*loop.Conn, error)
@@ -60,7 +52,8 @@ func New(l *loop.Loop, o Options) *Pool {
 	p.h1 = http1.ClientOptions{Set: &p.h1set, Limits: o.H1, OnIdle: func(c *http1.Client) { p.byH1[c].idled() },
 		OnGone: func(c *http1.Client, err error) { p.byH1[c].gone() }}
 	p.h2 = http2.ClientOptions{Set: &p.h2set, OnCapacity: func(c *http2.Client) { p.byH2[c].capacity() },
-		OnGone: func(c *http2.Client, err error) { p.byH2[c].gone() }}
+		OnGone:   func(c *http2.Client, err error) { p.byH2[c].gone() },
+		OnClosed: func(c *http2.Client) { p.byH2[c].closed() }}
 	return p
 }
 

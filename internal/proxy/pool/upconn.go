@@ -5,10 +5,12 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/http1"
 	"github.com/tulle-mesh/tulle/internal/proxy/http2"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
 )
 
@@ -53,10 +55,10 @@ func (g *group) dial(counted bool) {
 func (u *upconn) OnConnect() {
 	t := u.g.tls
 	if t == nil {
-		u.ready(Secured{Conn: u.wire}, nil)
+		u.ready(nil, nil)
 		return
 	}
-	u.cancel = u.g.p.o.Secure(u.wire, t, u.g.sni, u.g.offers(), u.ready)
+	u.cancel = u.g.p.o.TLS.Client(u.wire, t, u.g.sni, u.g.offers(), u.ready)
 }
 
 // offers is the ALPN list of the group: an HTTP/1 group never offers h2, which
@@ -68,7 +70,7 @@ func (g *group) offers() []string {
 }
 
 // ready makes the codec of a connection that stands and serves who waits.
-func (u *upconn) ready(s Secured, err error) {
+func (u *upconn) ready(h *mtls.Handshake, err error) {
 	u.cancel = nil
 	if u.over {
 		return
@@ -79,12 +81,21 @@ func (u *upconn) ready(s Secured, err error) {
 	}
 	g, p := u.g, u.g.p
 	u.timer.Stop()
-	u.wire = s.Conn
-	u.via = Upstream{Local: s.Conn.Local(), Remote: g.addr, TLS: g.tls != nil, Principal: s.Principal}
+	u.via = Upstream{Local: u.wire.Local(), Remote: g.addr}
+	alpn, life := "", g.conf.MaxConnDuration
+	if h != nil {
+		alpn, u.via.TLS = h.ALPN, true
+		if h.Peer != nil {
+			u.via.Principal = h.Peer.URI
+		}
+		if d := time.Until(h.Expiry()); !h.Expiry().IsZero() && (life <= 0 || d < life) {
+			life = max(d, 0)
+		}
+	}
 	g.dialing--
 	switch {
-	case s.ALPN == Bridge, s.ALPN == "h2", g.h2 && s.ALPN != "http/1.1":
-		u.via.HTTP2, u.via.Bridged = true, s.ALPN == Bridge && !g.h2
+	case alpn == Bridge, alpn == "h2", g.h2 && alpn != "http/1.1":
+		u.via.HTTP2, u.via.Bridged = true, alpn == Bridge && !g.h2
 		u.h2 = http2.NewClient(u.wire, &p.h2)
 		p.byH2[u.h2] = u
 		u.wire.Lazy(true)
@@ -94,29 +105,19 @@ func (u *upconn) ready(s Secured, err error) {
 			u.counted = false
 			g.cluster.Release(cluster.Connections)
 		}
-		u.start(u.h2, s.Pending)
+		u.wire.Swap(u.h2)
 	default:
 		g.shared = false
 		u.h1 = http1.NewClient(u.wire, &p.h1)
 		p.byH1[u.h1] = u
 		g.idle = append(g.idle, u)
-		u.start(u.h1, s.Pending)
+		u.wire.Swap(u.h1)
 	}
-	if d := g.conf.MaxConnDuration; d > 0 {
-		p.loop.Arm(&u.age, d, func() { u.retire() })
+	if life > 0 {
+		p.loop.Arm(&u.age, life, u.retire)
 	}
 	u.armIdle()
 	g.serve()
-}
-
-// start lets the connection's events flow to its codec.
-func (u *upconn) start(c stream.Codec, pending []byte) {
-	if u.g.tls == nil {
-		u.wire.Swap(c)
-		return
-	}
-	u.wire.Start(c)
-	u.wire.Redeliver(pending)
 }
 
 // take serves t on this connection.
@@ -197,31 +198,40 @@ func (u *upconn) close() {
 	}
 }
 
-// gone is told by the codec when the connection serves no more.
+// gone is told by the codec when the connection takes no more requests. On
+// HTTP/2 the present ones may go on until closed.
 func (u *upconn) gone() {
-	if u.over {
-		return
-	}
 	g := u.g
-	if u.h1 != nil {
-		delete(g.p.byH1, u.h1)
-	} else {
-		delete(g.p.byH2, u.h2)
-	}
+	u.retired = true
 	if i := slices.Index(g.idle, u); i >= 0 {
 		g.idle = slices.Delete(g.idle, i, i+1)
 	}
 	if i := slices.Index(g.multi, u); i >= 0 {
 		g.multi = slices.Delete(g.multi, i, i+1)
 	}
-	u.end()
+	if u.h1 != nil {
+		delete(g.p.byH1, u.h1)
+		u.end()
+	}
 	if g.waiting > 0 {
 		g.p.loop.Next(g.serve)
 	}
 }
 
+// closed is told by the HTTP/2 codec when the connection is over.
+func (u *upconn) closed() {
+	delete(u.g.p.byH2, u.h2)
+	u.end()
+	if u.g.waiting > 0 {
+		u.g.p.loop.Next(u.g.serve)
+	}
+}
+
 // end gives back what the connection counted for.
 func (u *upconn) end() {
+	if u.over {
+		return
+	}
 	u.over = true
 	u.timer.Stop()
 	u.age.Stop()

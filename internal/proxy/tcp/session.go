@@ -8,6 +8,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
 	"github.com/tulle-mesh/tulle/internal/proxy/pool"
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
 	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
@@ -137,12 +138,12 @@ func (s *session) attempt() {
 	s.dial = s.env.Pool.Dial(s.handle, ep, s.dialed)
 }
 
-// dialed gets the upstream connection, not started, or the reason there is none.
-func (s *session) dialed(c pool.Secured, err error) {
+// dialed gets the upstream connection or the reason there is none.
+func (s *session) dialed(c *loop.Conn, h *mtls.Handshake, err error) {
 	s.dial = pool.Dialing{}
 	if s.over {
-		if c.Conn != nil {
-			c.Conn.Abort()
+		if c != nil {
+			c.Abort()
 		}
 		return
 	}
@@ -157,18 +158,15 @@ func (s *session) dialed(c pool.Secured, err error) {
 		return
 	}
 	s.handle.Judge(s.ep, cluster.Outcome{}, s.env.Loop.Now())
-	s.up = c.Conn
-	s.rec.UpstreamLocal, s.rec.UpstreamTLS, s.rec.UpstreamPeer = c.Conn.Local(), c.Principal != "" || c.ALPN != "", c.Principal
-	s.rec.UpstreamWorkload = s.ep.Workload
+	s.up = c
+	s.rec.UpstreamLocal, s.rec.UpstreamTLS, s.rec.UpstreamWorkload = c.Local(), h != nil, s.ep.Workload
+	if h != nil && h.Peer != nil {
+		s.rec.UpstreamPeer = h.Peer.URI
+	}
 	s.env.Reporter.Opened(s.env.Loop, &s.rec)
-	s.up.Start(&s.upCodec)
+	c.Swap(&s.upCodec)
 	s.touch()
-	if len(c.Pending) > 0 {
-		s.up.Redeliver(c.Pending)
-	}
-	if !s.over {
-		s.down.PauseRead(false)
-	}
+	s.down.PauseRead(false)
 }
 
 func (s *session) touch() {

@@ -1,0 +1,65 @@
+package exchange
+
+import (
+	"github.com/tulle-mesh/tulle/internal/proxy/http1"
+	"github.com/tulle-mesh/tulle/internal/proxy/http2"
+)
+
+// codecs holds what the codecs of one loop share.
+type codecs struct {
+	h1set http1.Set
+	h2set http2.Set
+}
+
+// h1Options are made per connection: they carry the listener's limits.
+func (e *Env) h1Options(c *Conn) *http1.ServerOptions {
+	return &http1.ServerOptions{
+		Set: &e.codecs.h1set, Scheme: c.scheme(), AcceptHTTP10: c.http.AcceptHTTP10,
+		Limits:       http1.Limits{MaxHead: c.http.MaxHeadBytes, MaxFields: c.http.MaxHeaders},
+		Upgrades:     c.http.Upgrades,
+		OnBadRequest: func(_ *http1.Server, status int, detail string) { c.badRequest(status, detail) },
+		Later:        func(s *http1.Server) { e.Loop.Next(s.Continue) },
+	}
+}
+
+// date is the Date header of this second.
+func (e *Env) date() []byte {
+	now := e.Loop.Wall()
+	if s := now.Unix(); s != e.dateAt {
+		e.dateAt = s
+		e.dateText = now.UTC().AppendFormat(e.dateText[:0], "Mon, 02 Jan 2006 15:04:05 GMT")
+	}
+	return e.dateText
+}
+
+// closed forgets a connection.
+func (e *Env) closed(c *Conn) { delete(e.conns, c) }
+
+// Count is the number of live connections.
+func (e *Env) Count() int { return len(e.conns) }
+
+// Drain ends every connection with its present requests.
+func (e *Env) Drain() {
+	for c := range e.conns {
+		c.Drain()
+	}
+}
+
+// DrainWhere ends the connections for which gone is true, with their present
+// requests: a listener or chain was taken away or changed.
+func (e *Env) DrainWhere(gone func(c *Conn) bool) {
+	for c := range e.conns {
+		if gone(c) {
+			c.Drain()
+		}
+	}
+}
+
+func (e *Env) h2Options(c *Conn) *http2.ServerOptions {
+	return &http2.ServerOptions{
+		Set: &e.codecs.h2set, Scheme: c.scheme(),
+		Limits: http2.Limits{MaxStreams: int(min(c.http.MaxStreams, 1<<20)), MaxHead: c.http.MaxHeadBytes, MaxFields: c.http.MaxHeaders,
+			StreamWindow: int(min(c.http.StreamWindow, 1<<24)), ConnWindow: int(min(c.http.ConnWindow, 1<<24))},
+		OnBadRequest: func(_ *http2.Server, status int, detail string) { c.badRequest(status, detail) },
+	}
+}
