@@ -1,0 +1,90 @@
+package telemetry
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+)
+
+// Set is the telemetry of one process. Its reporting methods are called on the
+// loop whose number they are given, everything else from anywhere.
+type Set struct {
+	metrics *metrics
+	own     ownMetrics
+	logs    logs
+}
+
+// New makes a Set for so many loops and starts the goroutine that writes logs;
+// Close ends it.
+func New(loops int) *Set {
+	loops = max(loops, 1)
+	s := &Set{metrics: newMetrics(loops)}
+	s.logs.start(loops)
+	return s
+}
+
+// Close writes what is pending and stops. Nothing may be reported afterwards.
+func (s *Set) Close() { s.logs.close() }
+
+// Request reports a finished HTTP request and writes its log lines.
+func (s *Set) Request(loop int, r *Record, logs []*conf.AccessLog) {
+	s.metrics.request(loop, r)
+	s.logs.write(loop, r, logs)
+}
+
+// Opened reports a TCP connection that reached its upstream.
+func (s *Set) Opened(loop int, r *Record) { s.metrics.opened(loop, r) }
+
+// Closed reports the end of a TCP connection, opened or not.
+func (s *Set) Closed(loop int, r *Record, logs []*conf.AccessLog) {
+	s.metrics.closed(loop, r)
+	s.logs.write(loop, r, logs)
+}
+
+// Refused reports a connection or request that only the log shows: one that no
+// route or filter chain took.
+func (s *Set) Refused(loop int, r *Record, logs []*conf.AccessLog) { s.logs.write(loop, r, logs) }
+
+// Counter is a number of this process's own, tulle_proxy_…, that only grows.
+type Counter struct{ n atomic.Uint64 }
+
+// Add n.
+func (c *Counter) Add(n uint64) { c.n.Add(n) }
+
+// Value now.
+func (c *Counter) Value() uint64 { return c.n.Load() }
+
+// ownMetrics are registered once, at start.
+type ownMetrics struct {
+	mu   sync.Mutex
+	list []ownMetric
+}
+
+type ownMetric struct {
+	name, help, kind string
+	value            func() float64
+}
+
+// Counter registers a counter. Names begin with tulle_proxy_.
+func (s *Set) Counter(name, help string) *Counter {
+	c := &Counter{}
+	s.register(ownMetric{name, help, "counter", func() float64 { return float64(c.Value()) }})
+	return c
+}
+
+// Gauge registers a value that is asked for at every scrape, off the loops.
+func (s *Set) Gauge(name, help string, value func() float64) {
+	s.register(ownMetric{name, help, "gauge", value})
+}
+
+// CounterFunc registers a counter that is asked for at every scrape.
+func (s *Set) CounterFunc(name, help string, value func() float64) {
+	s.register(ownMetric{name, help, "counter", value})
+}
+
+func (s *Set) register(m ownMetric) {
+	s.own.mu.Lock()
+	defer s.own.mu.Unlock()
+	s.own.list = append(s.own.list, m)
+}
