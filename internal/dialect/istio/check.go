@@ -140,10 +140,10 @@ func (r *reading) labels(path string, m map[string]string) map[string]string {
 			continue
 		}
 		if errs := validation.IsQualifiedName(k); len(errs) > 0 {
-			r.Invalid(path+"."+k, "%q is not a label name: %s", clip(k), errs[0])
+			r.Invalid(path+"."+k, "%q is not a label name: %s", clip(k), short(errs[0]))
 		}
 		if errs := validation.IsValidLabelValue(v); len(errs) > 0 {
-			r.Invalid(path+"."+k, "%q is not a label value: %s", clip(v), errs[0])
+			r.Invalid(path+"."+k, "%q is not a label value: %s", clip(v), short(errs[0]))
 		}
 	}
 	return out
@@ -152,7 +152,7 @@ func (r *reading) labels(path string, m map[string]string) map[string]string {
 // dnsLabel checks a short name.
 func (r *reading) dnsLabel(path, what, name string) {
 	if errs := validation.IsDNS1123Label(name); len(errs) > 0 {
-		r.Invalid(path, "%q is not a %s: %s", clip(name), what, errs[0])
+		r.Invalid(path, "%q is not a %s: %s", clip(name), what, short(errs[0]))
 	}
 }
 
@@ -250,4 +250,10 @@ func clip(s string) string {
 		return string(r[:80]) + "…"
 	}
 	return s
+}
+
+// short leaves out the examples and expressions of Kubernetes' messages.
+func short(text string) string {
+	text, _, _ = strings.Cut(text, " (e.g.")
+	return strings.TrimPrefix(text, "a lowercase RFC 1123 label ")
 }

@@ -82,8 +82,9 @@ func (r *reading) strays(top map[string]any, desc protoreflect.MessageDescriptor
 // walker checks decoded JSON against message descriptors and returns what is
 // good in the form that protojson reads.
 type walker struct {
-	r   *reading
-	bad bool // something had a wrong type
+	r     *reading
+	bad   bool // something had a wrong type
+	quiet int  // depth inside fields that are not acted on at all
 }
 
 func (w *walker) wrong(path, format string, args ...any) (any, bool) {
@@ -126,14 +127,21 @@ func (w *walker) message(desc protoreflect.MessageDescriptor, v any, path string
 			}
 			chosen[one.FullName()] = key
 		}
-		if opts, _ := fd.Options().(*descriptorpb.FieldOptions); opts.GetDeprecated() && supported(fd) {
-			w.r.Add(model.Warning, model.Deprecated, at, "%s is an old spelling%s", key, instead(fd))
+		acts := supported(fd)
+		if !acts {
+			if w.quiet == 0 {
+				w.r.Unsupported(at, "%s is not acted on yet%s", key, consequence(fd))
+			}
+			w.quiet++
 		}
-		if !supported(fd) {
-			w.r.Unsupported(at, "%s is not acted on yet%s", key, consequence(fd))
+		if opts, _ := fd.Options().(*descriptorpb.FieldOptions); opts.GetDeprecated() && w.quiet == 0 {
+			w.r.Add(model.Warning, model.Deprecated, at, "%s is an old spelling%s", key, instead(fd))
 		}
 		if good, ok := w.field(fd, val, at); ok {
 			out[key] = good
+		}
+		if !acts {
+			w.quiet--
 		}
 	}
 	return out, true

@@ -93,7 +93,6 @@ var effects = map[string]string{
 	"networking.v1alpha3.HTTPFaultInjection.Delay.exponentialDelay":    ": nothing is delayed (Istio does not implement it either)",
 	"networking.v1alpha3.HTTPFaultInjection.Abort.http2Error":          ": nothing is aborted (Istio does not implement it either)",
 	"networking.v1alpha3.L4MatchAttributes.sourceSubnet":               ": Istio ignores it too",
-	"networking.v1alpha3.Server.defaultEndpoint":                       "",
 	"networking.v1alpha3.ClientTLSSettings.caCrl":                      ": revoked certificates are accepted",
 	"networking.v1alpha3.ServerTLSSettings.caCrl":                      ": revoked certificates are accepted",
 }
@@ -105,7 +104,7 @@ var (
 		"networking.v1alpha3.CorsPolicy.allowOrigin":                                "allowOrigins",
 		"networking.v1alpha3.HTTPFaultInjection.Delay.percent":                      "percentage.value",
 		"networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.minimumRingSize": "ringHash.minimumRingSize",
-		"networking.v1alpha3.OutlierDetection.consecutiveErrors":                    "consecutive5xxErrors",
+		"networking.v1alpha3.OutlierDetection.consecutiveErrors":                    "consecutiveGatewayErrors, as which it acts (502, 503 and 504 count)",
 		"networking.v1alpha3.Port.targetPort":                                       "the targetPort of the gateway's Service",
 	}
 	insteadOfValue = map[string]string{

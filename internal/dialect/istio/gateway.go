@@ -146,7 +146,7 @@ var tlsVersions = map[networking.ServerTLSSettings_TLSProtocol]string{
 func (r *reading) serverTLS(path string, t *networking.ServerTLSSettings) *model.ServerTLS {
 	out := &model.ServerTLS{
 		Mode: serverModes[t.Mode], Certificate: t.ServerCertificate, Key: t.PrivateKey, CACertificates: t.CaCertificates,
-		SANs: t.SubjectAltNames, CertificateHashes: t.VerifyCertificateHash, CipherSuites: t.CipherSuites,
+		SANs: t.SubjectAltNames, CertificateHashes: t.VerifyCertificateHash,
 		MinVersion: tlsVersions[t.MinProtocolVersion], MaxVersion: tlsVersions[t.MaxProtocolVersion],
 		InsecureSkip: t.GetInsecureSkipVerify().GetValue(), Origin: r.at(path),
 	}
@@ -188,10 +188,16 @@ func (r *reading) serverTLS(path string, t *networking.ServerTLSSettings) *model
 	if len(out.SANs) > 0 && out.Mode != model.ServerMutual && out.Mode != model.ServerOptionalMutual && out.Mode != model.ServerIstioMutual {
 		r.Doubtful(path+".subjectAltNames", "has no effect: mode %s asks for no client certificate", t.Mode)
 	}
-	for i, c := range out.CipherSuites {
+	out.CipherSuites = nil
+	for i, c := range t.CipherSuites {
 		if !cipherSuites[c] {
 			r.Doubtful(index(path+".cipherSuites", i), "%q is not a known cipher suite: left out", clip(c))
+			continue
 		}
+		out.CipherSuites = append(out.CipherSuites, c)
+	}
+	if len(t.CipherSuites) > 0 && len(out.CipherSuites) == 0 {
+		r.Invalid(path+".cipherSuites", "none of them is known")
 	}
 	return out
 }

@@ -34,6 +34,9 @@ func readServiceEntry(r *reading, m proto.Message, out *model.Fragment) {
 		common.Addresses = append(common.Addresses, p.Masked())
 	}
 	common.Ports = r.entryPorts(se.Ports)
+	if len(se.Ports) == 0 && !r.damaged("spec.ports") {
+		r.Doubtful("spec.ports", "without ports nothing can be reached")
+	}
 	r.entryEndpoints(se, &common)
 	if len(se.Hosts) == 0 && !r.damaged("spec.hosts") {
 		r.Invalid("spec.hosts", "at least one host is needed")

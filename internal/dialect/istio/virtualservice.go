@@ -334,6 +334,9 @@ func (r *reading) weights(path string, list []int32) {
 	}
 	var sum int64
 	for _, w := range list {
+		if w < 0 {
+			return // told already
+		}
 		sum += int64(w)
 	}
 	switch {

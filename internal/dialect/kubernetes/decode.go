@@ -8,7 +8,6 @@ import (
 	"math"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/dialect"
@@ -120,7 +119,7 @@ func (w walker) integer(t reflect.Type, v any, path string) {
 	i, err := n.Int64()
 	switch {
 	case err != nil:
-		w.r.Invalid(path, "must be a whole number, not %s", n)
+		w.r.Invalid(path, "must be a whole number")
 	case t.Kind() == reflect.Int32 && (i < math.MinInt32 || i > math.MaxInt32):
 		w.r.Invalid(path, "%d is too large", i)
 	}
@@ -191,10 +190,10 @@ func quoteHint(want string, v any) string {
 	return ""
 }
 
-// describe says what a JSON value is, in the user's words. Text is not
+// describe says what a JSON value is, in the user's words. The value is not
 // repeated: it may be a secret.
 func describe(v any) string {
-	switch v := v.(type) {
+	switch v.(type) {
 	case nil:
 		return "nothing"
 	case map[string]any:
@@ -204,9 +203,9 @@ func describe(v any) string {
 	case string:
 		return "text"
 	case bool:
-		return strconv.FormatBool(v)
+		return "true or false"
 	case json.Number:
-		return "the number " + v.String()
+		return "a number"
 	}
 	return "something else"
 }

@@ -28,7 +28,7 @@ func (in *input) service(r *dialect.Report) {
 		Selector: s.Spec.Selector, Origin: o.Origin(""),
 	}
 	if errs := validation.IsDNS1123Label(o.Name); len(errs) > 0 {
-		r.Invalid("metadata.name", "%q cannot be the name of a Service: %s", o.Name, errs[0])
+		r.Invalid("metadata.name", "%q cannot be the name of a Service: %s", o.Name, short(errs[0]))
 	}
 	if len(out.Selector) == 0 {
 		out.Selector = nil
@@ -45,7 +45,7 @@ func (in *input) service(r *dialect.Report) {
 	case s.Spec.Type == corev1.ServiceTypeExternalName:
 		name := strings.ToLower(strings.TrimSuffix(s.Spec.ExternalName, "."))
 		if errs := validation.IsDNS1123Subdomain(name); len(errs) > 0 {
-			r.Invalid("spec.externalName", "%q is not a host name: %s", s.Spec.ExternalName, errs[0])
+			r.Invalid("spec.externalName", "%q is not a host name: %s", s.Spec.ExternalName, short(errs[0]))
 		}
 		out.External, out.Resolution, out.Selector = true, model.DNS, nil
 		out.Endpoints = []model.Endpoint{{Address: name, Ready: true, Origin: o.Origin("spec.externalName")}}
@@ -114,7 +114,7 @@ func ports(r *dialect.Report, s *corev1.Service) []model.Port {
 		case p.Name == "" && len(s.Spec.Ports) > 1:
 			r.Invalid(at+".name", "is missing; each of several ports needs a name")
 		case p.Name != "" && len(validation.IsDNS1123Label(p.Name)) > 0:
-			r.Invalid(at+".name", "%q is not a port name: %s", p.Name, validation.IsDNS1123Label(p.Name)[0])
+			r.Invalid(at+".name", "%q is not a port name: %s", p.Name, short(validation.IsDNS1123Label(p.Name)[0]))
 		case p.Name != "" && names[p.Name]:
 			r.Invalid(at+".name", "port name %q stands here twice", p.Name)
 		}
@@ -128,7 +128,7 @@ func ports(r *dialect.Report, s *corev1.Service) []model.Port {
 		case p.TargetPort.Type == intstr.String:
 			port.TargetName = p.TargetPort.StrVal
 			if errs := validation.IsValidPortName(port.TargetName); len(errs) > 0 {
-				r.Invalid(at+".targetPort", "%q is not a port name: %s", port.TargetName, errs[0])
+				r.Invalid(at+".targetPort", "%q is not a port name: %s", port.TargetName, short(errs[0]))
 			}
 		case p.TargetPort.IntVal < 0 || p.TargetPort.IntVal > math.MaxUint16:
 			r.Invalid(at+".targetPort", "port %d is not within 1 and 65535", p.TargetPort.IntVal)
@@ -275,4 +275,10 @@ func endpoint(r *dialect.Report, path string, e discoveryv1.Endpoint, address st
 		out.Workload = t.Name
 	}
 	return out
+}
+
+// short leaves out the examples and expressions of Kubernetes' messages.
+func short(text string) string {
+	text, _, _ = strings.Cut(text, " (e.g.")
+	return text
 }

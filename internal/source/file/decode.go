@@ -167,7 +167,7 @@ func (d *decoder) scalar(n *yaml.Node) any {
 func (d *decoder) number(n *yaml.Node) any {
 	var v any
 	if err := n.Decode(&v); err != nil {
-		d.fail(n, "%q is not a number", clip(n.Value))
+		d.fail(n, "is tagged as a number and is none")
 		return nil
 	}
 	switch v := v.(type) {
@@ -179,13 +179,13 @@ func (d *decoder) number(n *yaml.Node) any {
 		return json.Number(strconv.FormatUint(v, 10))
 	case float64:
 		if math.IsNaN(v) || math.IsInf(v, 0) {
-			d.fail(n, "%s is not a number that JSON has", n.Value)
+			d.fail(n, "neither .nan nor .inf is a number that JSON has")
 			return nil
 		}
 		b, _ := json.Marshal(v)
 		return json.Number(b)
 	}
-	d.fail(n, "%q is not a number", clip(n.Value))
+	d.fail(n, "is tagged as a number and is none")
 	return nil
 }
 
