@@ -45,7 +45,7 @@ func (b *builder) listener(m *wire.Listener) (*Listener, error) {
 		case *wire.HttpInspector:
 			l.InspectHTTP = true
 		case *wire.OriginalDst:
-			// The engine reads the original destination wherever it needs it.
+			l.RestoreDst = true
 		}
 	}
 	if l.AccessLog, err = accessLogs(m.AccessLog); err != nil {

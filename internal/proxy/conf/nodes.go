@@ -13,6 +13,7 @@ type Listener struct {
 	Pipe           string           // unix socket instead of Addresses
 	Bind           bool             // false: reached only through an OriginalDst listener
 	OriginalDst    bool             // use_original_dst: hand over to the listener of the original destination
+	RestoreDst     bool             // original_dst filter: the original destination counts, without a hand-over
 	InspectTLS     bool
 	InspectHTTP    bool
 	InspectTimeout time.Duration // 0: wait for ever; then go on with what is known
