@@ -87,6 +87,7 @@ const (
 
 // metrics of one process.
 type metrics struct {
+	max     int // series
 	mu      sync.Mutex
 	all     map[key]*series
 	loops   []loopTable
@@ -103,7 +104,7 @@ type loopTable struct {
 }
 
 func newMetrics(loops int) *metrics {
-	m := &metrics{all: map[key]*series{}, loops: make([]loopTable, loops)}
+	m := &metrics{max: maxSeries, all: map[key]*series{}, loops: make([]loopTable, loops)}
 	for i := range m.loops {
 		m.loops[i].known = map[key]*series{}
 	}
@@ -166,7 +167,7 @@ func (m *metrics) make(k key, r *Record) *series {
 	if s := m.all[k]; s != nil {
 		return s
 	}
-	if len(m.all) >= maxSeries {
+	if len(m.all) >= m.max {
 		return nil
 	}
 	s := &series{labels: string(appendLabels(nil, r)), tcp: r.TCP, loops: make([]atomic.Pointer[cells], len(m.loops))}
