@@ -55,7 +55,7 @@ type WorkloadSpec struct {
 type PortSpec struct {
 	Port uint16         `json:"port"`           // as services target it
 	Name string         `json:"name,omitempty"` // as targetPort may call it
-	App  netip.AddrPort `json:"app,omitzero"`   // where the program listens; absent: 127.0.0.1 and Port
+	App  netip.AddrPort `json:"app,omitzero"`   // where the program listens; absent: the workload's own address and Port
 	// Listen is where the sidecar (or gateway) listens; absent: a free port of
 	// the workload's own address.
 	Listen netip.AddrPort `json:"listen,omitzero"`
@@ -364,7 +364,7 @@ func expose(ports []PortSpec, w *model.Workload, ip netip.Addr) []model.Expose {
 			next++
 		}
 		if !e.App.IsValid() && !w.Gateway {
-			e.App = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p.Port)
+			e.App = netip.AddrPortFrom(ip, p.Port)
 		}
 		out = append(out, e)
 	}

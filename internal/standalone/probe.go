@@ -9,6 +9,17 @@ import (
 	"time"
 )
 
+// Probe is a Kubernetes probe of a standalone program.
+type Probe struct {
+	HTTPPath string // GET; empty: connect only
+	Port     uint16
+	Exec     []string
+	Initial  time.Duration
+	Period   time.Duration // 0: 10 s
+	Timeout  time.Duration // 0: 1 s
+	Failures int           // in a row that make it not ready; 0: 1
+}
+
 // check runs a probe once against the address where the program listens.
 func (p *Probe) check(ctx context.Context, app netip.AddrPort) bool {
 	timeout := p.Timeout

@@ -14,18 +14,21 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/api"
+	"github.com/tulle-mesh/tulle/internal/control"
 )
 
 // Run says what to start and where.
 type Run struct {
-	Wish
+	Spec    control.WorkloadSpec
 	Command []string // may hold {{tulle.addr HOST PORT}}; empty: the sidecar alone (gateways)
 	Dir     string   // scratch of this mesh: sockets, bootstrap files
 	Proxy   string   // path of tulle-proxy
 	Loops   int      // event loops of the proxy; 0: its default
+	Probe   *Probe   // readiness; nil: the program is ready when its first port accepts
 	Env     []string // the program's environment before ours
 	Stdin   io.Reader
 	Stdout  io.Writer
@@ -42,8 +45,9 @@ type Run struct {
 
 // Replica is a program that has joined the mesh.
 type Replica struct {
-	Seat  *Seat
-	Admin string // unix socket path of its proxy's admin server
+	*api.Lease
+	XDS   string // unix socket of the control plane
+	Admin string // unix socket of its proxy's admin server
 	Proxy *Process
 	App   *Process // nil for a gateway
 }
@@ -54,20 +58,23 @@ const settle = 300 * time.Millisecond
 // Do joins the mesh, starts proxy and program, and returns when the program
 // has ended or ctx has; then nothing of them is left. The program's failure is
 // an *ExitError.
-func (r *Run) Do(ctx context.Context, ctl Control) error {
-	joined, leave := context.WithCancel(context.WithoutCancel(ctx))
-	defer leave()
-	seat, err := ctl.Join(joined, r.Wish)
+func (r *Run) Do(ctx context.Context, ctl *api.Client) error {
+	info, err := ctl.Info(ctx)
 	if err != nil {
 		return err
 	}
-	rep := &Replica{Seat: seat}
-	dir := filepath.Join(r.Dir, seat.ID)
+	lease, err := ctl.Register(context.WithoutCancel(ctx), r.Spec)
+	if err != nil {
+		return err
+	}
+	defer lease.Close()
+	rep := &Replica{Lease: lease, XDS: info.Socket}
+	dir := filepath.Join(r.Dir, strings.ReplaceAll(lease.ID, "/", "."))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("scratch: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	if err := r.startProxy(ctx, rep, dir); err != nil {
+	if err := r.startProxy(rep, dir); err != nil {
 		return err
 	}
 	defer rep.Proxy.Stop(6 * time.Second)
@@ -75,7 +82,7 @@ func (r *Run) Do(ctx context.Context, ctl Control) error {
 		return err
 	}
 	if len(r.Command) > 0 {
-		if err := r.startApp(ctx, ctl, rep); err != nil {
+		if err := r.startApp(rep); err != nil {
 			return err
 		}
 	}
@@ -106,16 +113,16 @@ func (r *Run) wait(ctx context.Context, rep *Replica) error {
 		}
 		return nil
 	case <-rep.Proxy.Done():
-		return fmt.Errorf("the sidecar of %s ended: %w", rep.Seat.Name, errors.Join(errors.New("see its log"), rep.Proxy.Err()))
+		return fmt.Errorf("the sidecar of %s ended: %w", rep.Name, errors.Join(errors.New("see its log"), rep.Proxy.Err()))
 	}
 }
 
 // leave takes the replica out of the mesh, then ends the program: nobody sends
 // a request to a program that is ending.
-func (r *Run) leave(ctl Control, rep *Replica) {
+func (r *Run) leave(ctl *api.Client, rep *Replica) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if err := ctl.SetReady(ctx, rep.Seat.ID, false); err == nil && rep.App != nil {
+	if err := ctl.SetReady(ctx, rep.ID, false); err == nil && rep.App != nil {
 		time.Sleep(settle)
 	}
 	grace := r.Grace
@@ -163,17 +170,16 @@ type bootstrapWorkload struct {
 	Gateway   bool   `json:"gateway,omitempty"`
 }
 
-func (r *Run) startProxy(_ context.Context, rep *Replica, dir string) error {
-	s := rep.Seat
+func (r *Run) startProxy(rep *Replica, dir string) error {
 	rep.Admin = filepath.Join(dir, "admin.sock")
-	b := bootstrap{ID: s.ID, XDS: s.XDS, TokenFile: filepath.Join(dir, "token"), SecretDir: filepath.Join(dir, "secrets"),
-		Admin: "unix://" + rep.Admin, Concurrency: r.Loops}
-	b.Workload = bootstrapWorkload{Name: s.Name, Namespace: s.Namespace, App: s.Labels["app"], Version: s.Labels["version"],
-		Canonical: canonical(s), Revision: first(s.Labels["version"], "latest"), Account: s.Account, Cluster: "standalone", Gateway: r.Gateway}
-	if s.Owner != "" {
-		b.Workload.Name = s.Owner
-	}
-	if err := os.WriteFile(b.TokenFile, []byte(s.Token), 0o600); err != nil {
+	b := bootstrap{ID: rep.ID, XDS: "unix://" + rep.XDS, TokenFile: filepath.Join(dir, "token"),
+		SecretDir: filepath.Join(dir, "secrets"), Admin: "unix://" + rep.Admin, Concurrency: r.Loops}
+	l := rep.Labels
+	b.Workload = bootstrapWorkload{Name: first(r.Spec.Deployment, rep.Name), Namespace: rep.Namespace, App: l["app"],
+		Version: l["version"], Canonical: first(l["service.istio.io/canonical-name"], l["app.kubernetes.io/name"], l["app"], r.Spec.Deployment, rep.Name),
+		Revision: first(l["service.istio.io/canonical-revision"], l["app.kubernetes.io/version"], l["version"], "latest"),
+		Account:  rep.Account, Cluster: "Kubernetes", Gateway: r.Spec.Gateway}
+	if err := os.WriteFile(b.TokenFile, []byte(rep.Token), 0o600); err != nil {
 		return fmt.Errorf("token: %w", err)
 	}
 	raw, err := json.MarshalIndent(b, "", "  ")
@@ -186,10 +192,6 @@ func (r *Run) startProxy(_ context.Context, rep *Replica, dir string) error {
 	}
 	rep.Proxy, err = Start(Command{Args: []string{r.Proxy, "--bootstrap", file}, Env: os.Environ(), Stdout: r.ProxyOut, Stderr: r.ProxyOut})
 	return err
-}
-
-func canonical(s *Seat) string {
-	return first(s.Labels["service.istio.io/canonical-name"], s.Labels["app.kubernetes.io/name"], s.Labels["app"], s.Owner, s.Name)
 }
 
 func first(s ...string) string {
@@ -222,9 +224,9 @@ func waitReady(ctx context.Context, rep *Replica) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-rep.Proxy.Done():
-			return fmt.Errorf("the sidecar of %s did not start: %w", rep.Seat.Name, rep.Proxy.Err())
+			return fmt.Errorf("the sidecar of %s did not start: %w", rep.Name, rep.Proxy.Err())
 		case <-limit.C:
-			return fmt.Errorf("the sidecar of %s is not ready after 20 s: %s", rep.Seat.Name, last)
+			return fmt.Errorf("the sidecar of %s is not ready after 20 s: %s", rep.Name, last)
 		case <-tick.C:
 		}
 	}
@@ -242,46 +244,53 @@ func AdminClient(path string) *http.Client {
 var addrPattern = regexp.MustCompile(`\{\{\s*tulle\.addr\s+(\S+)\s+(\d+)\s*\}\}`)
 
 // expand replaces {{tulle.addr HOST PORT}} by the address of a dependency.
-func expand(ctx context.Context, ctl Control, id string, args []string) ([]string, error) {
+func expand(args []string, namespace string, local map[string]netip.AddrPort) ([]string, error) {
 	out := make([]string, len(args))
 	var failed error
 	for i, a := range args {
 		out[i] = addrPattern.ReplaceAllStringFunc(a, func(m string) string {
 			f := addrPattern.FindStringSubmatch(m)
-			port, err := strconv.ParseUint(f[2], 10, 16)
-			if err == nil {
-				var at netip.AddrPort
-				if at, err = ctl.Address(ctx, id, f[1], uint16(port)); err == nil {
-					return at.String()
-				}
+			at, ok := dependency(f[1], f[2], namespace, local)
+			if !ok {
+				failed = errors.Join(failed, fmt.Errorf("%s: there is no service %s with port %s", m, f[1], f[2]))
+				return m
 			}
-			failed = errors.Join(failed, fmt.Errorf("%s: %w", m, err))
-			return m
+			return at.String()
 		})
 	}
 	return out, failed
 }
 
-func (r *Run) startApp(ctx context.Context, ctl Control, rep *Replica) error {
-	args, err := expand(ctx, ctl, rep.Seat.ID, r.Command)
+// dependency finds a service by any of the names it has in the namespace.
+func dependency(host, port, namespace string, local map[string]netip.AddrPort) (netip.AddrPort, bool) {
+	for _, h := range []string{host, host + "." + namespace + ".svc.cluster.local", host + ".svc.cluster.local", host + ".cluster.local"} {
+		if at, ok := local[strings.ToLower(h)+":"+port]; ok {
+			return at, true
+		}
+	}
+	return netip.AddrPort{}, false
+}
+
+func (r *Run) startApp(rep *Replica) error {
+	args, err := expand(r.Command, rep.Namespace, rep.Local)
 	if err != nil {
 		return err
 	}
-	rep.App, err = Start(Command{Args: args, Env: append(r.Env, environment(rep.Seat)...), Stdin: r.Stdin,
+	rep.App, err = Start(Command{Args: args, Env: append(r.Env, environment(rep)...), Stdin: r.Stdin,
 		Stdout: r.Stdout, Stderr: r.Stderr, Foreground: r.Foreground})
 	return err
 }
 
 // environment tells a program where to listen and how to reach the others.
-func environment(s *Seat) []string {
-	host := s.Address.String()
-	env := []string{"HOST=" + host, "POD_NAME=" + s.Name, "POD_NAMESPACE=" + s.Namespace, "POD_IP=" + host}
-	if len(s.Expose) > 0 {
-		app := s.Expose[0].App
+func environment(rep *Replica) []string {
+	host := rep.IP.String()
+	env := []string{"POD_NAME=" + rep.Name, "POD_NAMESPACE=" + rep.Namespace, "POD_IP=" + host, "HOST=" + host}
+	if len(rep.Ports) > 0 {
+		app := rep.Ports[0].App
 		env = append(env, fmt.Sprintf("PORT=%d", app.Port()), "HOST="+app.Addr().String())
 	}
-	if s.HTTPProxy.IsValid() {
-		p := "http://" + s.HTTPProxy.String()
+	if rep.HTTPProxy.IsValid() {
+		p := "http://" + rep.HTTPProxy.String()
 		none := "localhost,127.0.0.1,::1"
 		env = append(env, "HTTP_PROXY="+p, "http_proxy="+p, "HTTPS_PROXY="+p, "https_proxy="+p, "NO_PROXY="+none, "no_proxy="+none)
 	}
@@ -289,26 +298,22 @@ func environment(s *Seat) []string {
 }
 
 // announce tells the control plane when the program takes requests.
-func (r *Run) announce(ctx context.Context, ctl Control, rep *Replica) {
+func (r *Run) announce(ctx context.Context, ctl *api.Client, rep *Replica) {
 	tell := func(ready bool) {
-		if err := ctl.SetReady(ctx, rep.Seat.ID, ready); err != nil && ctx.Err() == nil {
-			fmt.Fprintf(r.Stderr, "tulle: %s: readiness: %v\n", rep.Seat.Name, err)
+		if err := ctl.SetReady(ctx, rep.ID, ready); err != nil && ctx.Err() == nil {
+			fmt.Fprintf(r.Stderr, "tulle: %s: readiness: %v\n", rep.Name, err)
 		}
 	}
-	p := rep.Seat.Ready
-	if rep.App == nil {
+	p := r.Probe
+	if rep.App == nil || p == nil && len(rep.Ports) == 0 {
 		tell(true)
 		return
 	}
-	if p == nil { // a program without a probe is ready when it accepts
-		if len(rep.Seat.Expose) == 0 {
-			tell(true)
-			return
-		}
-		p = &Probe{Port: rep.Seat.Expose[0].Port, Period: time.Second}
+	if p == nil {
+		p = &Probe{Port: rep.Ports[0].Port, Period: time.Second}
 	}
-	app := netip.AddrPortFrom(rep.Seat.Address, p.Port)
-	for _, e := range rep.Seat.Expose {
+	app := netip.AddrPortFrom(rep.IP, p.Port)
+	for _, e := range rep.Ports {
 		if e.Port == p.Port {
 			app = e.App
 		}

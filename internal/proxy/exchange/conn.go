@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 
@@ -44,6 +45,7 @@ type Conn struct {
 	original   netip.AddrPort // set when it was captured
 	remoteText string
 	xfccText   string
+	seen       *conf.Snapshot
 	bridge     bool // an authenticated tulle1 connection
 	draining   bool
 	active     int
@@ -107,6 +109,9 @@ func (t *tracked) OnClose(err error) {
 func (c *Conn) Accept(s stream.Stream, h *stream.Head, end bool) stream.Peer {
 	x := c.env.get()
 	x.conn, x.down = c, s
+	if snap := c.env.Snapshot(); snap != c.seen {
+		c.refresh(snap)
+	}
 	x.req.CopyFrom(h)
 	if c.bridge {
 		fromBridge(&x.req)
@@ -118,6 +123,29 @@ func (c *Conn) Accept(s stream.Stream, h *stream.Head, end bool) stream.Peer {
 		return ignore{}
 	}
 	return x
+}
+
+// refresh takes up the present configuration of this connection's chain, so
+// that a changed policy or route holds for the next request already. When the
+// chain is gone, or asks for another kind of connection, the connection ends
+// with this request.
+func (c *Conn) refresh(snap *conf.Snapshot) {
+	c.seen = snap
+	l := snap.Listeners[c.listener.Name]
+	if l == c.listener {
+		return
+	}
+	if l != nil {
+		for _, ch := range append([]*conf.Chain{l.Default}, l.Chains...) {
+			if ch != nil && ch.HTTP != nil && ch.Name == c.chain.Name &&
+				reflect.DeepEqual(ch.Match, c.chain.Match) && reflect.DeepEqual(ch.TLS, c.chain.TLS) {
+				c.listener, c.chain, c.http, c.logs = l, ch, ch.HTTP, ch.HTTP.AccessLog
+				c.xfccText = ""
+				return
+			}
+		}
+	}
+	c.draining = true
 }
 
 // ended is called by each exchange as its last act.

@@ -1,0 +1,296 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
+	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
+	"github.com/tulle-mesh/tulle/internal/proxy/pool"
+	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
+	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
+)
+
+// Proxy is a running data plane.
+type Proxy struct {
+	boot      *Bootstrap
+	log       *slog.Logger
+	group     *loop.Group
+	workers   []*worker
+	clusters  *cluster.Registry
+	secrets   *mtls.Store
+	tls       *mtls.Engine
+	telemetry *telemetry.Set
+	snapshot  atomic.Pointer[conf.Snapshot]
+	ready     atomic.Bool
+	started   time.Time
+	listeners listeners
+	admin     *admin
+	stop      context.CancelFunc
+}
+
+// Main is the program: it reads flags and the bootstrap, runs until a signal,
+// drains, and returns the exit code.
+func Main(args []string, stdout, stderr io.Writer) int {
+	fs := flag.NewFlagSet("tulle-proxy", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	file := fs.String("bootstrap", "", "bootstrap file (JSON)")
+	level := fs.String("log-level", "info", "debug, info, warn or error; messages go to standard error")
+	fs.Usage = func() {
+		fmt.Fprintln(stderr, "tulle-proxy is Tulle's data plane; tulle run, tulle up and the injector start it.\n\nusage: tulle-proxy --bootstrap FILE")
+		fs.PrintDefaults()
+	}
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		return 2
+	}
+	if *file == "" || fs.NArg() > 0 {
+		fs.Usage()
+		return 2
+	}
+	var lv slog.Level
+	if err := lv.UnmarshalText([]byte(*level)); err != nil {
+		fmt.Fprintf(stderr, "tulle-proxy: --log-level %s: want debug, info, warn or error\n", *level)
+		return 2
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: lv}))
+	boot, err := ReadBootstrap(*file)
+	if err != nil {
+		fmt.Fprintln(stderr, "tulle-proxy:", err)
+		return 2
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	if err := Run(ctx, boot, log); err != nil {
+		fmt.Fprintln(stderr, "tulle-proxy:", err)
+		return 1
+	}
+	return 0
+}
+
+// Run runs a proxy until ctx ends and its requests have ended too.
+func Run(ctx context.Context, boot *Bootstrap, log *slog.Logger) error {
+	p, err := newProxy(boot, log)
+	if err != nil {
+		return err
+	}
+	defer p.telemetry.Close()
+	defer p.clusters.Close()
+	loops, stopLoops := context.WithCancel(context.Background())
+	defer stopLoops()
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	p.stop = stop
+	p.group.OnSick = func(err error) {
+		log.Error("too many internal errors; draining", "error", err)
+		stop()
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- p.group.Run(loops) }()
+	if boot.Admin != "" {
+		if p.admin, err = p.serveAdmin(boot.Admin); err != nil {
+			return err
+		}
+		defer p.admin.close()
+	}
+	go p.tick(running)
+	fed := make(chan error, 1)
+	go func() { fed <- p.feed(running) }()
+	select {
+	case <-running.Done():
+	case err = <-ended:
+		return fmt.Errorf("event loops: %w", err)
+	case err = <-fed:
+		if err != nil && running.Err() == nil {
+			return fmt.Errorf("configuration: %w", err)
+		}
+	}
+	p.drain()
+	stopLoops()
+	return <-ended
+}
+
+func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
+	n := boot.Concurrency
+	if n <= 0 {
+		n = defaultLoops()
+	}
+	runtime.GOMAXPROCS(n + 1)
+	limitMemory()
+	p := &Proxy{boot: boot, log: log, started: time.Now()}
+	p.snapshot.Store(conf.NewSnapshot())
+	var err error
+	if p.group, err = loop.New(n); err != nil {
+		return nil, err
+	}
+	p.group.Log = log
+	p.clusters = cluster.New(cluster.Options{Loops: n})
+	p.secrets = mtls.NewStore()
+	p.tls = mtls.New(mtls.Options{Gate: p.group.Gate(), Source: p.secrets})
+	p.telemetry = telemetry.New(n)
+	w := boot.Workload
+	local := telemetry.Workload{Name: w.Name, Namespace: w.Namespace, Canonical: w.Canonical, Revision: w.Revision,
+		App: w.App, Version: w.Version, Cluster: w.Cluster}
+	for _, l := range p.group.Loops() {
+		k := &worker{p: p, loop: l, pool: pool.New(l, pool.Options{TLS: p.tls, NoBridge: boot.NoBridge})}
+		k.http = exchange.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Snapshot: p.snapshot.Load, Reporter: k,
+			Node: exchange.Node{Local: local}}
+		k.tcp = tcp.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Reporter: k, Local: local}
+		p.workers = append(p.workers, k)
+	}
+	p.gauges()
+	return p, nil
+}
+
+// defaultLoops is the CPU limit rounded up, at most 2 where there is none.
+func defaultLoops() int {
+	n := runtime.GOMAXPROCS(0) // honours the cgroup's limit
+	if n >= runtime.NumCPU() {
+		n = min(n, 2)
+	}
+	return max(n, 1)
+}
+
+// limitMemory makes the collector work harder near the cgroup's limit.
+func limitMemory() {
+	debug.SetGCPercent(50)
+	b, err := os.ReadFile("/sys/fs/cgroup/memory.max")
+	if err != nil {
+		return
+	}
+	if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil && n > 0 {
+		debug.SetMemoryLimit(n / 10 * 8)
+	}
+}
+
+// tick keeps clusters' clocks: ejections, DNS.
+func (p *Proxy) tick(ctx context.Context) {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			p.clusters.Tick(loop.Nanotime())
+		}
+	}
+}
+
+// drain stops accepting, lets requests end, and cuts what takes too long.
+func (p *Proxy) drain() {
+	p.ready.Store(false)
+	p.listeners.close()
+	limit := time.Duration(p.boot.Drain)
+	if limit <= 0 {
+		limit = 5 * time.Second
+	}
+	p.onLoops(func(w *worker) { w.http.Drain() })
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		var open atomic.Int64
+		p.onLoops(func(w *worker) { open.Add(int64(w.http.Count() + w.tcp.Count())) })
+		if open.Load() == 0 {
+			return
+		}
+	}
+	p.onLoops(func(w *worker) { w.tcp.CloseAll() })
+}
+
+// onLoops runs fn on every loop and waits until all have done so, or ended.
+func (p *Proxy) onLoops(fn func(w *worker)) {
+	done := make(chan struct{}, len(p.workers))
+	for _, w := range p.workers {
+		if !w.loop.Post(func() { fn(w); done <- struct{}{} }) {
+			done <- struct{}{}
+		}
+	}
+	for range p.workers {
+		<-done
+	}
+}
+
+// gauges are the proxy's own metrics.
+func (p *Proxy) gauges() {
+	p.telemetry.Gauge("tulle_proxy_handshakes_pending", "TLS handshakes under way.", func() float64 { return float64(p.tls.Pending()) })
+	p.telemetry.Gauge("tulle_proxy_gate_waiting", "Pieces of work that wait for a processor.", func() float64 { return float64(p.group.Gate().Waiting()) })
+	p.telemetry.Gauge("tulle_proxy_memory_bytes", "Heap in use.", func() float64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return float64(m.HeapInuse)
+	})
+	p.telemetry.CounterFunc("tulle_proxy_panics_total", "Events that ended in an internal error.", func() float64 { return float64(p.group.Panics()) })
+	p.telemetry.Gauge("tulle_proxy_uptime_seconds", "Time since the start.", func() float64 { return time.Since(p.started).Seconds() })
+}
+
+// pages of the admin server.
+func (p *Proxy) pages() map[string]page {
+	return map[string]page{
+		"GET /ready":            p.readyPage,
+		"GET /healthz/ready":    p.readyPage,
+		"GET /stats/prometheus": p.statsPage,
+		"GET /clusters":         p.clustersPage,
+		"GET /listeners":        p.listenersPage,
+		"POST /quitquitquit":    p.quitPage,
+	}
+}
+
+func (p *Proxy) readyPage(w *bytes.Buffer) (int, string) {
+	if p.ready.Load() {
+		w.WriteString("ready\n")
+		return 200, "text/plain"
+	}
+	w.WriteString(p.waitingFor() + "\n")
+	return 503, "text/plain"
+}
+
+func (p *Proxy) statsPage(w *bytes.Buffer) (int, string) {
+	if err := p.telemetry.Expose(w, loop.Nanotime()); err != nil {
+		w.Reset()
+		w.WriteString(err.Error() + "\n")
+		return 500, "text/plain"
+	}
+	return 200, "text/plain; version=0.0.4; charset=utf-8"
+}
+
+func (p *Proxy) clustersPage(w *bytes.Buffer) (int, string) {
+	p.clusters.Each(func(h *cluster.Handle) {
+		fmt.Fprintf(w, "%s::active_requests::%d\n", h.Name, h.Used(cluster.Requests))
+		fmt.Fprintf(w, "%s::connections::%d\n", h.Name, h.Used(cluster.Connections))
+		for _, e := range h.Endpoints() {
+			fmt.Fprintf(w, "%s::%s::weight::%d ejected=%t tls=%t %s\n", h.Name, e, e.Weight, e.Ejected(), e.TLS != nil, e.Workload)
+		}
+	})
+	return 200, "text/plain"
+}
+
+func (p *Proxy) listenersPage(w *bytes.Buffer) (int, string) {
+	for name, l := range p.snapshot.Load().Listeners {
+		fmt.Fprintf(w, "%s::%v bound=%t\n", name, l.Addresses, l.Bind)
+	}
+	return 200, "text/plain"
+}
+
+func (p *Proxy) quitPage(w *bytes.Buffer) (int, string) {
+	w.WriteString("draining\n")
+	p.stop()
+	return 200, "text/plain"
+}

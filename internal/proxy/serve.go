@@ -1,0 +1,182 @@
+package proxy
+
+import (
+	"net/netip"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
+	"github.com/tulle-mesh/tulle/internal/proxy/filter/rbac"
+	"github.com/tulle-mesh/tulle/internal/proxy/listen/match"
+	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
+	"github.com/tulle-mesh/tulle/internal/proxy/pool"
+	"github.com/tulle-mesh/tulle/internal/proxy/stream"
+	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
+	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
+)
+
+// worker is what belongs to one loop.
+type worker struct {
+	p    *Proxy
+	loop *loop.Loop
+	pool *pool.Pool
+	http exchange.Env
+	tcp  tcp.Env
+}
+
+// arrival is a connection for which a chain was chosen.
+type arrival struct {
+	conn     *loop.Conn
+	listener *conf.Listener
+	chain    *conf.Chain
+	info     match.Info
+	original netip.AddrPort // invalid: not captured
+	first    []byte         // read while its protocol was found out
+}
+
+// take goes on with a connection: TLS, connection filters, then its codec.
+func (w *worker) take(a *arrival) {
+	if a.chain.TLS == nil {
+		w.serve(a, nil)
+		return
+	}
+	w.p.tls.Server(a.conn, a.chain.TLS, a.first, 0, func(h *mtls.Handshake, err error) {
+		a.first = nil
+		if err != nil {
+			w.refused(a, err.Error())
+			return
+		}
+		w.serve(a, h)
+	})
+}
+
+// serve gives the connection its codec.
+func (w *worker) serve(a *arrival, h *mtls.Handshake) {
+	peer := peerOf(h, a.info.SNI)
+	for _, r := range a.chain.RBAC {
+		in := rbac.Input{Source: a.conn.Remote(), Remote: a.conn.Remote(), Destination: a.destination(), ServerName: peer.SNI,
+			TLS: peer.TLS, Mutual: peer.Mutual, Principals: peer.URIs}
+		if ok, policy := rbac.Eval(r, &in, nil); !ok {
+			w.refused(a, telemetry.DeniedBy(policy).Details)
+			a.conn.Start(closed{})
+			a.conn.Close()
+			return
+		}
+	}
+	var codec stream.Codec
+	switch c := a.chain.HTTP; {
+	case c == nil:
+		codec = w.tcp.Serve(&tcp.Accepted{Wire: a.conn, Listener: a.listener, Chain: a.chain, Original: a.original,
+			TLS: peer.TLS, Mutual: peer.Mutual, Principal: peer.Principal, SNI: peer.SNI})
+	case c.Codec == conf.CodecHTTP1, c.Codec == conf.CodecHTTP2, peer.ALPN == "h2", peer.ALPN == pool.Bridge:
+		codec = w.httpCodec(a, &peer, c.Codec != conf.CodecHTTP1)
+	default:
+		codec = &detector{w: w, a: a, peer: peer}
+	}
+	a.conn.Start(codec)
+	if h != nil { // a started connection takes its codec by Swap
+		a.conn.Swap(codec)
+	}
+	if len(a.first) > 0 {
+		a.conn.Redeliver(a.first)
+		a.first = nil
+	}
+}
+
+func (w *worker) httpCodec(a *arrival, peer *exchange.Peer, h2 bool) stream.Codec {
+	_, codec := w.http.Serve(&exchange.Accepted{Wire: a.conn, Listener: a.listener, Chain: a.chain, Original: a.original,
+		Peer: *peer, HTTP2: h2})
+	return codec
+}
+
+func (a *arrival) destination() netip.AddrPort {
+	if a.original.IsValid() {
+		return a.original
+	}
+	return a.conn.Local()
+}
+
+// refused notes a connection that got no further than its handshake or filters.
+func (w *worker) refused(a *arrival, why string) {
+	logs := a.listener.AccessLog
+	switch {
+	case a.chain.HTTP != nil:
+		logs = a.chain.HTTP.AccessLog
+	case a.chain.TCP != nil:
+		logs = a.chain.TCP.AccessLog
+	}
+	now := w.loop.Now()
+	r := telemetry.Record{Start: w.loop.Wall(), Begin: now, End: now, TCP: true, Inbound: a.listener.Inbound,
+		Downstream: a.conn.Remote(), Direct: a.conn.Remote(), DownstreamLocal: a.destination(), SNI: a.info.SNI,
+		Termination: why, Local: &w.http.Node.Local}
+	w.p.telemetry.Refused(w.loop.ID(), &r, logs)
+}
+
+// peerOf is what is known of the other end.
+func peerOf(h *mtls.Handshake, sni string) exchange.Peer {
+	if h == nil {
+		return exchange.Peer{SNI: sni}
+	}
+	p := exchange.Peer{TLS: true, Local: h.Local, SNI: h.SNI, ALPN: h.ALPN, Version: h.Version, Cipher: h.Cipher}
+	if c := h.Peer; c != nil {
+		p.Mutual, p.Principal, p.URIs, p.DNS, p.Subject, p.Hash = true, c.URI, c.URIs, c.DNS, c.Subject, c.Hash
+	}
+	return p
+}
+
+// detector reads the first bytes of a connection to tell HTTP/2 with prior
+// knowledge (RFC 9113 3.3) from HTTP/1.
+type detector struct {
+	w    *worker
+	a    *arrival
+	peer exchange.Peer
+	seen []byte
+}
+
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// OnBytes decides as soon as the bytes differ from the preface or complete it.
+func (d *detector) OnBytes(p []byte) {
+	if len(d.seen) > 0 {
+		d.seen = append(d.seen, p...)
+		p = d.seen
+	}
+	n := min(len(p), len(preface))
+	h2 := string(p[:n]) == preface[:n]
+	if h2 && n < len(preface) {
+		d.seen = append(d.seen[:0:0], p...)
+		return
+	}
+	d.a.conn.Swap(d.w.httpCodec(d.a, &d.peer, h2))
+	d.a.conn.Redeliver(p)
+}
+
+// OnEOF ends a connection that never said anything.
+func (d *detector) OnEOF() { d.a.conn.Close() }
+
+// OnWritable has nothing to send.
+func (d *detector) OnWritable() {}
+
+// OnClose has nothing to end.
+func (d *detector) OnClose(error) {}
+
+// closed is the codec of a connection that is being refused.
+type closed struct{}
+
+func (closed) OnBytes([]byte) {}
+func (closed) OnEOF()         {}
+func (closed) OnWritable()    {}
+func (closed) OnClose(error)  {}
+
+// Finished, Opened and Closed pass what happened on to telemetry.
+func (w *worker) Finished(l *loop.Loop, r *telemetry.Record, logs []*conf.AccessLog) {
+	w.p.telemetry.Request(l.ID(), r, logs)
+}
+
+// Opened reports a connection that reached its upstream.
+func (w *worker) Opened(l *loop.Loop, r *telemetry.Record) { w.p.telemetry.Opened(l.ID(), r) }
+
+// Closed reports the end of a connection.
+func (w *worker) Closed(l *loop.Loop, r *telemetry.Record, logs []*conf.AccessLog) {
+	w.p.telemetry.Closed(l.ID(), r, logs)
+}

@@ -1,0 +1,202 @@
+//go:build linux
+
+package standalone
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/api"
+	"github.com/tulle-mesh/tulle/internal/control"
+	"github.com/tulle-mesh/tulle/internal/model"
+)
+
+// Gateways keeps one gateway proxy running for every selector that the
+// configuration's Gateways have.
+type Gateways struct {
+	Plane   *control.Plane
+	Control *api.Client
+	Dir     string // scratch
+	Proxy   string // path of tulle-proxy
+	Loops   int
+	Bind    netip.Addr // where gateways listen; invalid: 127.0.0.1
+	Out     io.Writer  // the proxies' own output
+	// Log tells people what runs where; called by several goroutines.
+	Log func(format string, args ...any)
+
+	mu      sync.Mutex
+	running map[string]*gateway
+}
+
+// gateway is one running gateway proxy.
+type gateway struct {
+	want   wanted
+	cancel context.CancelFunc
+	done   chan struct{}
+	id     string // once it has joined
+}
+
+// wanted is a gateway workload that some Gateways select.
+type wanted struct {
+	key       string
+	namespace string
+	name      string
+	labels    map[string]string
+	account   string
+	ports     []uint16 // in the Gateways, sorted
+}
+
+// lowPorts is added to ports that an ordinary user may not open.
+const lowPorts = 8000
+
+// Listen is where standalone opens a Gateway's port.
+func Listen(bind netip.Addr, port uint16) netip.AddrPort {
+	if !bind.IsValid() {
+		bind = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	if port < 1024 {
+		port += lowPorts
+	}
+	return netip.AddrPortFrom(bind, port)
+}
+
+// Run follows the configuration until ctx ends; then no gateway is left.
+func (g *Gateways) Run(ctx context.Context) {
+	g.running = map[string]*gateway{}
+	for {
+		_, _, newer := g.Plane.Changed()
+		if c := g.Plane.Compiled(); c != nil {
+			g.settle(ctx, wants(&c.Fragment))
+		}
+		select {
+		case <-ctx.Done():
+			g.settle(ctx, nil)
+			return
+		case <-newer:
+		}
+	}
+}
+
+// settle starts, changes and stops gateways.
+func (g *Gateways) settle(ctx context.Context, want map[string]wanted) {
+	for _, k := range slices.Sorted(maps.Keys(g.running)) {
+		if _, ok := want[k]; !ok {
+			r := g.running[k]
+			delete(g.running, k)
+			r.cancel()
+			<-r.done
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(want)) {
+		w := want[k]
+		r := g.running[k]
+		if r == nil {
+			g.running[k] = g.start(ctx, w)
+			continue
+		}
+		if !slices.Equal(r.want.ports, w.ports) {
+			g.mu.Lock()
+			id := r.id
+			g.mu.Unlock()
+			if id != "" && g.Plane.SetPorts(id, g.specs(w.ports)) {
+				r.want.ports = w.ports
+			}
+		}
+	}
+}
+
+func (g *Gateways) specs(ports []uint16) []control.PortSpec {
+	var out []control.PortSpec
+	for _, p := range ports {
+		out = append(out, control.PortSpec{Port: p, Listen: Listen(g.Bind, p)})
+	}
+	return out
+}
+
+// start keeps a gateway running; one that ends is started again after a while.
+func (g *Gateways) start(parent context.Context, w wanted) *gateway {
+	ctx, cancel := context.WithCancel(parent)
+	r := &gateway{want: w, cancel: cancel, done: make(chan struct{})}
+	run := Run{Dir: g.Dir, Proxy: g.Proxy, Loops: g.Loops, ProxyOut: g.Out, Stderr: g.Out,
+		Spec: control.WorkloadSpec{Namespace: w.namespace, Name: w.name, Labels: w.labels, Account: w.account, Gateway: true, Ports: g.specs(w.ports)},
+		Started: func(rep *Replica) {
+			g.mu.Lock()
+			r.id = rep.ID
+			g.mu.Unlock()
+			for _, p := range rep.Ports {
+				g.Log("gateway %s: port %d is open at %s", rep.ID, p.Port, p.Listen)
+			}
+		}}
+	go func() {
+		defer close(r.done)
+		for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
+			if err := run.Do(ctx, g.Control); err != nil && ctx.Err() == nil {
+				g.Log("gateway %s/%s: %v; trying again in %s", w.namespace, w.name, err, wait)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(wait):
+			}
+		}
+	}()
+	return r
+}
+
+// wants groups the Gateways by selector. A Deployment that has the selector's
+// labels says where its gateway belongs; else it stands in the namespace of the
+// first Gateway.
+func wants(f *model.Fragment) map[string]wanted {
+	out := map[string]wanted{}
+	for _, gw := range f.Gateways {
+		key := selectorText(gw.Selector)
+		w, ok := out[key]
+		if !ok {
+			w = wanted{key: key, namespace: gw.Namespace, labels: maps.Clone(gw.Selector), account: "gateway", name: "gateway"}
+			if w.labels == nil {
+				w.labels = map[string]string{}
+			}
+			if v := first(w.labels["istio"], w.labels["app"]); v != "" {
+				w.name, w.account = v, v
+			}
+			for _, d := range f.Workloads {
+				if d.Template && len(gw.Selector) > 0 && hasAll(d.Labels, gw.Selector) {
+					w.namespace, w.name, w.account = d.Namespace, d.Name, d.Account
+					maps.Copy(w.labels, d.Labels)
+					break
+				}
+			}
+		}
+		for i := range gw.Servers {
+			if p := gw.Servers[i].Port.Number; !slices.Contains(w.ports, p) {
+				w.ports = append(w.ports, p)
+			}
+		}
+		slices.Sort(w.ports)
+		out[key] = w
+	}
+	return out
+}
+
+func hasAll(labels, want map[string]string) bool {
+	for k, v := range want {
+		if labels[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+func selectorText(m map[string]string) string {
+	var b strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		fmt.Fprintf(&b, "%s=%s,", k, m[k])
+	}
+	return b.String()
+}
