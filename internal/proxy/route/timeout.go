@@ -234,7 +234,7 @@ func RetriesReset(on conf.RetryOn, r stream.Reset, begun bool) bool {
 		return on&(conf.On5xx|conf.OnGatewayError|conf.OnReset|conf.OnConnectFailure|conf.OnResetBeforeRequest) != 0
 	case stream.Refused:
 		return on&(conf.On5xx|conf.OnReset|conf.OnRefusedStream) != 0 || on&conf.OnResetBeforeRequest != 0 && !begun
-	case stream.Overflow, stream.Cancelled, stream.NoReset:
+	case stream.Overflow, stream.NoReset:
 		return false
 	}
 	return on&(conf.On5xx|conf.OnReset) != 0 || on&conf.OnResetBeforeRequest != 0 && !begun
