@@ -2,6 +2,7 @@ package link
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -36,8 +37,10 @@ func (m *Mesh) checkServices(n *notices) {
 		}
 	}
 	byPort := map[uint16]*service{}
+	byAddress := map[netip.AddrPort]*service{}
 	for _, s := range m.services {
 		m.checkTargets(s, n)
+		checkAddresses(s, byAddress, n)
 		if len(s.Addresses) > 0 || len(s.endpoints) > 0 && s.Resolution == model.Passthrough {
 			continue
 		}
@@ -54,6 +57,24 @@ func (m *Mesh) checkServices(n *notices) {
 				continue
 			}
 			byPort[p.Number] = s
+		}
+	}
+}
+
+// checkAddresses reports services that share an address where only the address
+// tells them apart.
+func checkAddresses(s *service, by map[netip.AddrPort]*service, n *notices) {
+	for _, a := range s.Addresses {
+		for _, p := range s.Ports {
+			if !a.IsSingleIP() || p.Protocol.IsHTTP() || p.Protocol == model.UDP {
+				continue
+			}
+			at := netip.AddrPortFrom(a.Addr().Unmap(), p.Number)
+			if first := by[at]; first != nil && first.Host != s.Host {
+				n.add(model.Warning, model.Conflict, s.Origin, "%s shares %s with %s (%s), to which all of its connections go", s.Host, at, first.Host, where(first.Origin))
+				continue
+			}
+			by[at] = s
 		}
 	}
 }

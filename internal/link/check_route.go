@@ -105,18 +105,33 @@ func (m *Mesh) checkBackend(r *routeSet, b *model.Backend, at model.Origin, n *n
 	}
 }
 
-// checkImplicitPort reports a destination whose port follows from the request's
-// where a gateway has ports that the destination lacks.
+// checkImplicitPort reports a destination with several ports, none of them
+// chosen, where the port of the request is not one of them.
 func (m *Mesh) checkImplicitPort(r *routeSet, svc *service, at model.Origin, n *notices) {
+	lost := func(port uint16, place string) bool {
+		if _, ok := svc.port(port); ok {
+			return false
+		}
+		n.add(model.Error, model.NotFound, at, "destination %s has several ports (%s) and none is chosen; for requests to %s it would be port %d", svc.Host, portList(svc), place, port)
+		return true
+	}
+	if slices.Contains(r.Gateways, "mesh") {
+		for _, h := range r.hosts {
+			if own := m.registry(r.Namespace).byHost[h]; own != nil {
+				for _, p := range own.Ports {
+					if (p.Protocol.IsHTTP() || p.Protocol == model.Sniff) && lost(p.Number, hostPort(h, p.Number)) {
+						return
+					}
+				}
+			}
+		}
+	}
 	for _, g := range m.gateways {
 		if !slices.Contains(r.Gateways, g.Namespace+"/"+g.Name) {
 			continue
 		}
 		for i := range g.Servers {
-			num := g.Servers[i].Port.Number
-			if _, ok := svc.port(num); !ok {
-				n.add(model.Error, model.NotFound, at, "destination %s has several ports and none is chosen; at port %d of %s it would be port %d, which it has not (it has %s)",
-					svc.Host, num, where(g.Origin), num, portList(svc))
+			if lost(g.Servers[i].Port.Number, where(g.Origin)) {
 				return
 			}
 		}
@@ -173,41 +188,56 @@ func (m *Mesh) checkSubset(r *routeSet, svc *service, name string, at model.Orig
 	}
 }
 
-// checkOwners reports mesh hosts with HTTP rules in two route sets: sidecars
-// use the first only.
+// checkOwners reports mesh hosts with HTTP rules in two route sets: a sidecar
+// uses the first that has a rule for it. What a namespace sees first differs
+// only where some exportTo names it.
 func (m *Mesh) checkOwners(n *notices) {
-	first := map[string]*routeSet{}
-	for _, r := range m.routes.byGateway["mesh"] {
-		if len(r.http) == 0 {
-			continue
+	type loss struct {
+		host      string
+		old, lost *routeSet
+	}
+	told := map[loss]bool{}
+	for _, ns := range append([]string{""}, sortedKeys(m.scoped)...) {
+		place := "at sidecars"
+		if ns != "" {
+			place = "at sidecars of namespace " + ns
 		}
-		for _, h := range r.hosts {
-			old := first[h]
-			if old == nil {
-				first[h] = r
+		first := map[string]*routeSet{}
+		for _, r := range m.routesFor("mesh", ns) {
+			if len(r.http) == 0 {
 				continue
 			}
-			if old != r && old.export.meets(r.export) {
-				n.add(model.Error, model.Conflict, r.Origin, "its HTTP rules for %s are ignored at sidecars: %s is older and owns the host (VirtualServices of one host are merged at gateways only)", h, where(old.Origin))
+			for _, h := range r.hosts {
+				old := first[h]
+				if old == nil {
+					first[h] = r
+					continue
+				}
+				if old == r || told[loss{h, old, r}] {
+					continue
+				}
+				told[loss{h, old, r}] = true
+				if forAll(old) {
+					n.add(model.Error, model.Conflict, r.Origin, "its HTTP rules for %s are ignored %s: %s comes first and owns the host (VirtualServices of one host are merged at gateways only)", h, place, where(old.Origin))
+				} else {
+					n.add(model.Warning, model.Conflict, r.Origin, "its HTTP rules for %s are ignored %s for which %s has a rule: that one comes first (VirtualServices of one host are merged at gateways only)", h, place, where(old.Origin))
+				}
 			}
 		}
 	}
 }
 
-// meets reports whether some namespace sees both.
-func (e export) meets(o export) bool {
-	switch {
-	case e.public:
-		return o.public || o.own != "" || len(o.names) > 0
-	case o.public:
-		return e.own != "" || len(e.names) > 0
-	}
-	if e.own != "" && o.to(e.own) || o.own != "" && e.to(o.own) {
-		return true
-	}
-	for n := range e.names {
-		if o.to(n) {
+// forAll reports whether every sidecar has a rule of the set.
+func forAll(r *routeSet) bool {
+	for i := range r.http {
+		if len(r.http[i].Matches) == 0 {
 			return true
+		}
+		for j := range r.http[i].Matches {
+			mt := &r.http[i].Matches[j]
+			if mt.Port == 0 && (slices.Contains(mt.Gateways, "mesh") || len(mt.Gateways) == 0 && len(mt.SourceLabels) == 0 && mt.SourceNamespace == "") {
+				return true
+			}
 		}
 	}
 	return false

@@ -15,10 +15,34 @@ func meshSNI(port uint16, subset, host string) string {
 	return "outbound_." + strconv.Itoa(int(port)) + "_." + subset + "_." + host
 }
 
+// clusterKey is all that the clusters of a service depend on.
+type clusterKey struct {
+	service *service
+	rule    *destination
+	role    model.Role
+}
+
 // clustersOf makes the clusters of a service: per port, the whole service and
-// each subset of the rule that this client uses.
+// each subset of the rule that this client uses. Clients share them.
 func (m *Mesh) clustersOf(w who, role model.Role, s *service) []*model.Cluster {
-	d := m.destinationFor(w, s)
+	k := clusterKey{s, m.destinationFor(w, s), role}
+	m.mu.Lock()
+	out, ok := m.clusters[k]
+	m.mu.Unlock()
+	if ok {
+		return out
+	}
+	out = m.makeClusters(role, s, k.rule)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if old, ok := m.clusters[k]; ok {
+		return old
+	}
+	m.clusters[k] = out
+	return out
+}
+
+func (m *Mesh) makeClusters(role model.Role, s *service, d *destination) []*model.Cluster {
 	sans := m.spiffe(s)
 	var out []*model.Cluster
 	seen := map[uint16]bool{}

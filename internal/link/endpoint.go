@@ -202,12 +202,11 @@ func (s *service) at(p model.Port) []model.ClusterEndpoint {
 	return out
 }
 
-// spiffe lists the identities that a service's endpoints may have; nil: unknown.
+// spiffe lists the identities that a service's endpoints may have: those of
+// its workloads and those that its object names; nil: unknown.
 func (m *Mesh) spiffe(s *service) []string {
-	if len(s.SANs) > 0 {
-		return s.SANs
-	}
-	var out []string
+	out := slices.Clone(s.SANs)
+	out = append(out, s.also...)
 	for i := range s.endpoints {
 		e := &s.endpoints[i]
 		if e.base.Account == "" {

@@ -133,11 +133,18 @@ func (p *openPort) joins(s openServer, n *notices) bool {
 	if same && p.plain {
 		same = p.protocol.IsHTTP() && s.server.Port.Protocol.IsHTTP()
 	}
-	if !same {
-		n.add(model.Error, model.Conflict, s.server.Origin, "port %d is ignored: %s has it for %s, this server wants %s",
-			s.server.Port.Number, where(first[0].server.Origin), kind(first[0].server), kind(s.server))
+	if same {
+		return true
 	}
-	return same
+	mine, theirs := kind(s.server), kind(first[0].server)
+	if mine == theirs {
+		n.add(model.Error, model.Conflict, s.server.Origin, "port %d is ignored: %s has it, and two servers for %s cannot share a port",
+			s.server.Port.Number, where(first[0].server.Origin), mine)
+		return false
+	}
+	n.add(model.Error, model.Conflict, s.server.Origin, "port %d is ignored: %s has it for %s, this server wants %s",
+		s.server.Port.Number, where(first[0].server.Origin), theirs, mine)
+	return false
 }
 
 func kind(s *model.Server) string {
@@ -252,14 +259,27 @@ func (s *scope) gatewayServer(g *model.GatewayPort, p *openPort, sv openServer, 
 		out.Secrets = names
 	}
 	if sv.server.Port.Protocol == model.HTTPS && terminates(sv.server) {
-		t := s.gatewayTable(tlsTable(p, sv), p.number, []openServer{sv}, used)
-		s.tables = append(s.tables, t)
-		out.Table = t.Name
+		out.Table = tlsTable(p, sv)
+		if !slices.ContainsFunc(s.tables, func(t *model.HTTPTable) bool { return t.Name == out.Table }) {
+			s.tables = append(s.tables, s.gatewayTable(out.Table, p.number, sharing(p, out.Table), used))
+		}
 	} else if out.TCP = s.gatewayTCP(p, sv, used); len(out.TCP) == 0 {
 		s.broken = append(s.broken, &model.BrokenServer{Port: p.listen, Hosts: out.Hosts, Why: "no VirtualService routes its connections", Origin: out.Origin})
 		return
 	}
 	g.Servers = append(g.Servers, out)
+}
+
+// sharing lists the servers of a port that have the same table: those of one
+// Gateway whose ports are named alike.
+func sharing(p *openPort, table string) []openServer {
+	var out []openServer
+	for _, sv := range p.servers {
+		if sv.server.Port.Protocol == model.HTTPS && terminates(sv.server) && tlsTable(p, sv) == table {
+			out = append(out, sv)
+		}
+	}
+	return out
 }
 
 func tlsTable(p *openPort, sv openServer) string {
@@ -376,7 +396,7 @@ func (s *scope) gatewayTCP(p *openPort, sv openServer, used *usage) []*model.TCP
 			break
 		}
 	}
-	return out
+	return distinct(out)
 }
 
 // gatewayClusters makes the clusters that the gateway's routes name.

@@ -82,6 +82,10 @@ func (m *Mesh) inbound(c *model.Client, server serverMTLS, authz []*model.AuthzP
 			}
 		}
 	}
+	if c.Capture == model.PortsMode {
+		// Only what is exposed can be reached.
+		out = slices.DeleteFunc(out, func(in *model.Inbound) bool { return !in.Listen.IsValid() })
+	}
 	slices.SortFunc(out, func(a, b *model.Inbound) int { return int(a.Port) - int(b.Port) })
 	return out
 }

@@ -32,6 +32,7 @@ type Mesh struct {
 	mu         sync.Mutex
 	registries map[string]*registry
 	scopes     map[string]*scope
+	clusters   map[clusterKey][]*model.Cluster
 }
 
 // Defaults are Istio's mesh-wide defaults. The access log is off, as there;
@@ -57,6 +58,7 @@ func Link(f model.Fragment, s model.Settings) (*Mesh, []model.Notice) {
 		secrets:    map[model.Ref]*model.Secret{},
 		registries: map[string]*registry{},
 		scopes:     map[string]*scope{},
+		clusters:   map[clusterKey][]*model.Cluster{},
 		scoped:     map[string]bool{},
 	}
 	var n notices

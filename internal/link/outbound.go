@@ -1,6 +1,7 @@
 package link
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -15,11 +16,12 @@ func (s *scope) buildOutbound() {
 		s.buildPorts()
 		return
 	}
+	s.at = map[netip.AddrPort]bool{}
 	wilds := map[uint16]*wildcardPort{}
 	for port, list := range s.reg.ports {
 		w := &wildcardPort{port: port}
 		wilds[port] = w
-		for _, svc := range list {
+		for _, svc := range byAgeOf(list) {
 			p, _ := svc.port(port)
 			s.place(svc, p, w)
 		}
@@ -28,8 +30,8 @@ func (s *scope) buildOutbound() {
 		wilds[80] = &wildcardPort{port: 80}
 	}
 	for port, w := range wilds {
-		if port == 80 && !w.http && len(s.bound(80)) > 0 {
-			w.http = true // hosts of route sets without a service
+		if port == 80 && !w.http && s.strangers() {
+			w.http = true
 		}
 		if o := w.outbound(); o != nil {
 			s.outbound = append(s.outbound, o)
@@ -38,6 +40,25 @@ func (s *scope) buildOutbound() {
 			s.tables = append(s.tables, s.table(port))
 		}
 	}
+}
+
+// byAgeOf orders services oldest first.
+func byAgeOf(list []*service) []*service {
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(a, b *service) int { return byAge(a.Origin, b.Origin) })
+	return list
+}
+
+// strangers reports whether port 80 has hosts of route sets that no service has.
+func (s *scope) strangers() bool {
+	for _, b := range s.bound(80) {
+		for _, h := range b.hosts {
+			if s.reg.byHost[h] == nil {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // wildcardPort gathers what shares the listener 0.0.0.0_port.
@@ -56,7 +77,7 @@ func (w *wildcardPort) outbound() *model.Outbound {
 	o := &model.Outbound{
 		Name:    "0.0.0.0_" + strconv.Itoa(int(w.port)),
 		Address: netip.IPv4Unspecified(), Extra: []netip.Addr{netip.IPv6Unspecified()},
-		Port: w.port, TCP: w.tcp,
+		Port: w.port, TCP: distinct(w.tcp),
 	}
 	if len(w.origins) == 1 {
 		o.Origin = w.origins[0]
@@ -101,6 +122,11 @@ func (s *scope) place(svc *service, p model.Port, w *wildcardPort) {
 		}
 	}
 	for _, a := range single {
+		at := netip.AddrPortFrom(a, p.Number)
+		if s.at[at] {
+			continue // another service has the address: told by Link
+		}
+		s.at[at] = true
 		s.outbound = append(s.outbound, s.addressListener(svc, p, a))
 	}
 	if p.Protocol == model.Sniff && len(single) > 0 {
@@ -137,8 +163,72 @@ func (s *scope) addressListener(svc *service, p model.Port, a netip.Addr) *model
 	if p.Protocol == model.Sniff {
 		o.Table = hostPort(svc.Host, p.Number)
 	}
-	o.TCP = s.tcpRoutes(svc, p, nil, false)
+	o.TCP = distinct(s.tcpRoutes(svc, p, nil, false))
 	return o
+}
+
+// distinct puts routes with subnets before those without, the narrowest first,
+// and gives each pair of subnet and server name to the first route that asks:
+// filter chains with equal conditions would be refused.
+func distinct(list []*model.TCPRoute) []*model.TCPRoute {
+	slices.SortStableFunc(list, func(a, b *model.TCPRoute) int { return narrowest(b) - narrowest(a) })
+	type pair struct {
+		net netip.Prefix
+		sni string
+	}
+	taken := map[pair]bool{}
+	out := make([]*model.TCPRoute, 0, len(list))
+	for _, r := range list {
+		nets, names := r.Subnets, r.SNI
+		if len(nets) == 0 {
+			nets = []netip.Prefix{{}}
+		}
+		if len(names) == 0 {
+			names = []string{""}
+		}
+		clash := false
+		for _, n := range nets {
+			for _, h := range names {
+				clash = clash || taken[pair{n, h}]
+			}
+		}
+		if !clash {
+			for _, n := range nets {
+				for _, h := range names {
+					taken[pair{n, h}] = true
+				}
+			}
+			out = append(out, r)
+			continue
+		}
+		for _, n := range nets {
+			for _, h := range names {
+				if taken[pair{n, h}] {
+					continue
+				}
+				taken[pair{n, h}] = true
+				one := *r
+				one.Subnets, one.SNI = nil, nil
+				if n.IsValid() {
+					one.Subnets = []netip.Prefix{n}
+				}
+				if h != "" {
+					one.SNI = []string{h}
+				}
+				out = append(out, &one)
+			}
+		}
+	}
+	return out
+}
+
+// narrowest is the length of a route's longest prefix; -1 without subnets.
+func narrowest(r *model.TCPRoute) int {
+	n := -1
+	for _, p := range r.Subnets {
+		n = max(n, p.Bits())
+	}
+	return n
 }
 
 // tcpRoutes settles the L4 rules for a service port. nets limit them to the
@@ -191,16 +281,15 @@ func (s *scope) setsFor(host string) []*routeSet {
 			}
 		}
 	}
-	if len(want) == 0 {
+	return s.ordered(want)
+}
+
+// ordered lists route sets in their order of precedence.
+func (s *scope) ordered(set map[*routeSet]bool) []*routeSet {
+	if len(set) == 0 {
 		return nil
 	}
-	var out []*routeSet
-	for _, r := range s.routes {
-		if want[r] {
-			out = append(out, r)
-		}
-	}
-	return out
+	return slices.SortedFunc(maps.Keys(set), func(a, b *routeSet) int { return s.order[a] - s.order[b] })
 }
 
 // tlsRules settles a route set's TLS rules for a site. A match that repeats an
@@ -321,7 +410,7 @@ func (s *scope) buildPorts() {
 			}
 		}
 		if !p.Protocol.IsHTTP() {
-			o.TCP = s.tcpRoutes(svc, p, nil, false)
+			o.TCP = distinct(s.tcpRoutes(svc, p, nil, false))
 		}
 		s.outbound = append(s.outbound, o)
 	}

@@ -157,7 +157,7 @@ func (s *site) authority(out *model.Route) {
 	if host == "" {
 		return
 	}
-	out.Headers = &model.HeaderOps{Request: req, Response: out.Headers.Response}
+	out.Headers = headerOps(req, out.Headers.Response)
 	rewriteHost(out, host)
 }
 
@@ -172,7 +172,7 @@ func (s *site) hoist(out *model.Route) {
 		if host == "" {
 			continue
 		}
-		b.Headers = &model.HeaderOps{Request: req, Response: b.Headers.Response}
+		b.Headers = headerOps(req, b.Headers.Response)
 		if len(out.Backends) == 1 {
 			rewriteHost(out, host)
 			continue
@@ -181,6 +181,15 @@ func (s *site) hoist(out *model.Route) {
 			b.Authority = host
 		}
 	}
+}
+
+// headerOps is nil when nothing is left to do.
+func headerOps(request, response model.HeaderEdit) *model.HeaderOps {
+	left := func(e model.HeaderEdit) int { return len(e.Set) + len(e.Add) + len(e.Remove) }
+	if left(request)+left(response) == 0 {
+		return nil
+	}
+	return &model.HeaderOps{Request: request, Response: response}
 }
 
 func withoutHost(e model.HeaderEdit) (model.HeaderEdit, string) {

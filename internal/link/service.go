@@ -10,6 +10,7 @@ import (
 type service struct {
 	*model.Service
 	export    export
+	also      []string // identities that ServiceEntries of the same host and namespace add
 	endpoints []endpoint
 	mu        endpointMemo
 }
@@ -56,6 +57,11 @@ func (m *Mesh) buildServices(list []*model.Service, n *notices) {
 			}
 			return 0
 		})
+		for _, s := range l[1:] {
+			if l[0].Kubernetes && s.Namespace == l[0].Namespace {
+				l[0].also = append(l[0].also, s.SANs...)
+			}
+		}
 	}
 }
 

@@ -69,13 +69,7 @@ func (s *scope) candidates(port uint16, here map[string]*service) []*routeSet {
 			want[w] = true
 		}
 	}
-	var out []*routeSet
-	for _, r := range s.routes {
-		if want[r] {
-			out = append(out, r)
-		}
-	}
-	return out
+	return s.ordered(want)
 }
 
 // mostSpecific finds the route set that a service belongs to: one that names

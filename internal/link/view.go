@@ -2,6 +2,7 @@ package link
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,9 +18,11 @@ type scope struct {
 	who    who
 	reg    *registry
 	routes []*routeSet            // bound to the mesh, in order of precedence
+	order  map[*routeSet]int      // place in routes
 	exact  map[string][]*routeSet // by host as completed, wildcards too
 	wilds  []string               // wildcard hosts, longest first
 	bounds map[uint16][]bound
+	at     map[netip.AddrPort]bool // addresses that have a listener
 
 	clusters []*model.Cluster
 	tables   []*model.HTTPTable
@@ -157,14 +160,15 @@ func (m *Mesh) scope(c model.Client) *scope {
 func (m *Mesh) newScope(c model.Client) *scope {
 	s := &scope{
 		m: m, client: c, who: who{c.Namespace, c.Labels}, reg: m.registry(c.Namespace),
-		exact: map[string][]*routeSet{}, bounds: map[uint16][]bound{},
+		order: map[*routeSet]int{}, exact: map[string][]*routeSet{}, bounds: map[uint16][]bound{},
 	}
 	if c.Role == model.GatewayRole {
 		s.buildGateway()
 		return s
 	}
 	s.routes = m.routesFor("mesh", c.Namespace)
-	for _, r := range s.routes {
+	for i, r := range s.routes {
+		s.order[r] = i
 		for _, h := range r.hosts {
 			if wild(h) && s.exact[h] == nil {
 				s.wilds = append(s.wilds, h)
@@ -190,7 +194,7 @@ func (s *scope) finish() {
 	slices.SortFunc(s.clusters, func(a, b *model.Cluster) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(s.tables, func(a, b *model.HTTPTable) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(s.outbound, func(a, b *model.Outbound) int { return strings.Compare(a.Name, b.Name) })
-	s.bounds = nil
+	s.bounds, s.at = nil, nil
 }
 
 func (s *scope) bound(port uint16) []bound {

@@ -449,7 +449,8 @@ func textSecret(f *form, x *Secret) {
 	f.note(&x.Origin)
 	f.ref(&x.Namespace, &x.Name)
 	f.str("type", &x.Type)
-	pairs(f, "data", &x.Data, func(s Sensitive) string { return s.String() }, func(s string) (Sensitive, error) {
-		return Sensitive(s), nil
+	pairs(f, "data", &x.Data, func(s Sensitive) string { return s.String() }, func(raw string) (Sensitive, error) {
+		s, err := unquote(raw)
+		return Sensitive(s), err
 	})
 }
