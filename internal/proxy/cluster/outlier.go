@@ -102,7 +102,10 @@ func (h *Handle) eject(c *conf.Cluster, e *Endpoint, now int64) {
 		h.ejected.Add(-1)
 		return
 	}
-	l.ejections.Add(1)
+	base, most := lengths(c.Outlier)
+	if int64(base)*int64(l.ejections.Load()) < int64(most) {
+		l.ejections.Add(1)
+	}
 	h.dirty.Store(true)
 	if r := h.owner; r != nil {
 		r.dirty.Store(true)
@@ -131,8 +134,7 @@ func (h *Handle) sweep(o *conf.Outlier, now int64) bool {
 	if first {
 		return false
 	}
-	base, most := orDefault(o.BaseEjection, defaultEjection), orDefault(o.MaxEjectionTime, maxEjection)
-	most = max(most, base)
+	base, most := lengths(o)
 	back := false
 	h.eachLive(func(l *live) {
 		at := l.ejected.Load()
@@ -143,17 +145,19 @@ func (h *Handle) sweep(o *conf.Outlier, now int64) bool {
 			}
 			return
 		}
-		length := time.Duration(n) * base
-		if n == 0 || length > most || length/base != time.Duration(n) {
-			length = most
-			l.ejections.Store(uint32(most / base))
-		}
-		if now-at >= int64(length) {
+		if now-at >= int64(min(time.Duration(max(n, 1))*base, most)) {
 			h.uneject(l)
 			back = true
 		}
 	})
 	return back
+}
+
+// lengths of the first and of the longest ejection. The n-th lasts n times the
+// first; n stops growing where that passes the longest.
+func lengths(o *conf.Outlier) (base, most time.Duration) {
+	base, most = orDefault(o.BaseEjection, defaultEjection), orDefault(o.MaxEjectionTime, maxEjection)
+	return base, max(most, base)
 }
 
 func orDefault(d, def time.Duration) time.Duration {
