@@ -102,8 +102,7 @@ func (h *Handle) eject(c *conf.Cluster, e *Endpoint, now int64) {
 		h.ejected.Add(-1)
 		return
 	}
-	base, most := lengths(c.Outlier)
-	if int64(base)*int64(l.ejections.Load()) < int64(most) {
+	if base, longest := lengths(c.Outlier); base*time.Duration(l.ejections.Load()) < longest {
 		l.ejections.Add(1)
 	}
 	h.dirty.Store(true)
