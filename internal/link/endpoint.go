@@ -1,6 +1,7 @@
 package link
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -159,6 +160,20 @@ func (e *endpoint) port(p model.Port) uint16 {
 	return targetPort(p, e.named, e.workload != nil)
 }
 
+// reached is where peers connect for a workload port, when that is not the
+// workload's own address and port: a standalone sidecar's socket.
+func (e *endpoint) reached(port uint16) netip.AddrPort {
+	if e.workload == nil {
+		return netip.AddrPort{}
+	}
+	for _, x := range e.workload.Expose {
+		if x.Port == port {
+			return x.Listen
+		}
+	}
+	return netip.AddrPort{}
+}
+
 // targetPort of a workload for a service port. A name that a known workload
 // does not have gives 0.
 func targetPort(p model.Port, named map[string]uint16, known bool) uint16 {
@@ -193,6 +208,9 @@ func (s *service) at(p model.Port) []model.ClusterEndpoint {
 		x := e.base
 		x.Port = n
 		x.MTLS = e.workload != nil && e.workload.MTLS && e.server.port(n) != model.MTLSDisable
+		if at := e.reached(n); at.IsValid() {
+			x.Address, x.Port = at.Addr().String(), at.Port()
+		}
 		out = append(out, x)
 	}
 	if s.mu.byPort == nil {
