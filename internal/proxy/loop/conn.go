@@ -72,6 +72,7 @@ const (
 // What proceed has to do.
 const (
 	doRead = 1 << iota
+	doEOF
 	doClose
 )
 
@@ -126,14 +127,15 @@ func (l *Loop) Adopt(fd int, local, remote netip.AddrPort) *Conn {
 
 // Start sets the codec and lets events flow. When the connection was dialled
 // and the codec has an OnConnect method, it is called once the connection
-// stands; a failure is told by OnClose.
+// stands; a failure is told by OnClose. On a started connection it is Swap.
 func (c *Conn) Start(codec stream.Codec) {
 	l := c.loop
 	l.check()
-	c.codec = codec
 	if c.phase != unstarted {
+		c.Swap(codec)
 		return
 	}
+	c.codec = codec
 	c.phase = open
 	l.conns++
 	l.setLoad()
@@ -152,8 +154,15 @@ func (c *Conn) Start(codec stream.Codec) {
 	}
 }
 
-// Swap replaces the codec. The old one is not called again.
-func (c *Conn) Swap(codec stream.Codec) { c.loop.check(); c.codec = codec }
+// Swap replaces the codec. The old one is not called again. An end of the
+// peer's side that the old one was told is told to the new one too, later.
+func (c *Conn) Swap(codec stream.Codec) {
+	c.loop.check()
+	c.codec = codec
+	if c.eof && c.phase == open {
+		c.later(doEOF)
+	}
+}
 
 // Redeliver hands p to the codec as if it had just been received: bytes that a
 // former codec kept, or, after SetSealer, bytes that are still sealed.
@@ -270,6 +279,9 @@ func (c *Conn) proceed() {
 			c.codec.OnClose(c.err)
 		}
 		return
+	}
+	if todo&doEOF != 0 && c.phase == open && c.eof {
+		c.finished()
 	}
 	if todo&doRead != 0 {
 		c.read()

@@ -74,7 +74,8 @@ type Loop struct {
 	closing  bool // no new connections
 	conns    int
 
-	load            atomic.Int32
+	load, expected  atomic.Int32
+	connCount       atomic.Int32
 	busySince, idle int64 // for the work indicator
 	busy            int32 // per mille, smoothed
 
@@ -164,7 +165,15 @@ func (l *Loop) Wall() time.Time {
 // Load indicates how much work the loop has: its connections, and how busy it
 // has been lately. Only comparisons between loops have a meaning. Safe from
 // everywhere.
-func (l *Loop) Load() int32 { return l.load.Load() }
+func (l *Loop) Load() int32 { return l.load.Load() + l.expected.Load() }
+
+// Expect counts a connection that is on its way to the loop (+1), or has come
+// (-1), so that several which are placed at once spread. Safe from everywhere.
+func (l *Loop) Expect(n int32) { l.expected.Add(n) }
+
+// Conns returns how many connections are open on the loop. Safe from
+// everywhere.
+func (l *Loop) Conns() int { return int(l.connCount.Load()) }
 
 // Rand returns a pseudo-random number; not for secrets.
 func (l *Loop) Rand() uint64 { l.check(); return l.rng.Uint64() }
@@ -348,7 +357,10 @@ func (l *Loop) measure(from, to int64) {
 	l.setLoad()
 }
 
-func (l *Loop) setLoad() { l.load.Store(int32(l.conns) + l.busy/4) }
+func (l *Loop) setLoad() {
+	l.connCount.Store(int32(l.conns))
+	l.load.Store(int32(l.conns) + l.busy/4)
+}
 
 // round does everything that is to be done once. It returns false when
 // something panicked and the rest is still to be done.

@@ -1,0 +1,198 @@
+//go:build linux
+
+package listen
+
+import (
+	"github.com/tulle-mesh/tulle/internal/proxy/listen/match"
+	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+	"github.com/tulle-mesh/tulle/internal/proxy/stream"
+)
+
+// inspector is the codec of a connection whose chain depends on its first
+// bytes.
+type inspector struct {
+	set       *Set
+	a         *Accepted
+	tls, http bool // still to be told
+	buf       []byte
+	timer     loop.Timer
+	over      bool
+}
+
+var _ stream.Codec = (*inspector)(nil)
+
+func (s *Set) inspect(a *Accepted, tls, http bool) {
+	in := &inspector{set: s, a: a, tls: tls, http: http}
+	if d := a.Listener.InspectTimeout; d > 0 {
+		in.timer.Owner = a.Conn
+		a.Conn.Loop().Arm(&in.timer, d, in.late)
+	}
+	a.Conn.Start(in)
+}
+
+// OnBytes looks at what came.
+func (in *inspector) OnBytes(p []byte) {
+	if in.over {
+		return
+	}
+	b := p
+	if len(in.buf) > 0 {
+		in.keep(p)
+		b = in.buf
+	}
+	if in.look(b) == more && len(b) < maxHello+maxLine {
+		if len(in.buf) == 0 {
+			in.keep(p)
+		}
+		return
+	}
+	in.done(b)
+}
+
+// keep copies p behind what was kept before.
+func (in *inspector) keep(p []byte) {
+	l := in.a.Conn.Loop()
+	if cap(in.buf)-len(in.buf) < len(p) {
+		b := append(l.Buffer(len(in.buf)+len(p)), in.buf...)
+		l.Recycle(in.buf)
+		in.buf = b
+	}
+	in.buf = append(in.buf, p...)
+}
+
+// look says whether all is told that is to be told.
+func (in *inspector) look(b []byte) verdict {
+	if in.tls {
+		h, v := parseHello(b)
+		switch v {
+		case more:
+			return more
+		case yes:
+			in.a.Info.Transport, in.a.Info.SNI, in.a.Info.ALPN = match.TLS, h.sni, h.alpn
+			in.http = false
+		}
+		in.tls = false
+	}
+	if in.http {
+		p, v := parseHTTP(b)
+		if v == more {
+			return more
+		}
+		if v == yes {
+			in.a.Info.ALPN = []string{p}
+		}
+		in.http = false
+	}
+	return yes
+}
+
+// done hands the connection on with what is known.
+func (in *inspector) done(b []byte) {
+	in.over = true
+	in.timer.Stop()
+	a := in.a
+	if a.Info.Transport == "" {
+		a.Info.Transport = match.Raw
+	}
+	a.Pending = b
+	in.set.choose(a)
+	a.Pending = nil
+	if in.buf != nil {
+		a.Conn.Loop().Recycle(in.buf)
+		in.buf = nil
+	}
+}
+
+// late ends the waiting.
+func (in *inspector) late() {
+	if in.over {
+		return
+	}
+	if in.a.Listener.InspectClose {
+		in.over = true
+		in.a.Conn.Close()
+		return
+	}
+	in.done(in.buf)
+}
+
+// OnEOF goes on with what came; nothing at all is no connection worth having.
+func (in *inspector) OnEOF() {
+	if in.over {
+		return
+	}
+	if len(in.buf) == 0 {
+		in.over = true
+		in.timer.Stop()
+		in.a.Conn.Close()
+		return
+	}
+	in.done(in.buf)
+}
+
+// OnWritable does nothing.
+func (in *inspector) OnWritable() {}
+
+// OnClose forgets the connection.
+func (in *inspector) OnClose(error) {
+	in.over = true
+	in.timer.Stop()
+	in.a.Conn.Loop().Recycle(in.buf)
+	in.buf = nil
+}
+
+// HTTP2 is the codec of a plain connection that may speak either HTTP: it
+// reads as far as HTTP/2's preface goes and then calls Chosen, which must set
+// the codec and Redeliver pending.
+type HTTP2 struct {
+	Conn   *loop.Conn
+	Chosen func(h2 bool, pending []byte)
+	// Closed is told when the connection ends before. May be nil.
+	Closed func(error)
+
+	buf  []byte
+	over bool
+}
+
+var _ stream.Codec = (*HTTP2)(nil)
+
+// OnBytes looks for the preface.
+func (h *HTTP2) OnBytes(p []byte) {
+	if h.over {
+		return
+	}
+	b := p
+	if len(h.buf) > 0 {
+		h.buf = append(h.buf, p...)
+		b = h.buf
+	}
+	v := parsePreface(b)
+	if v == more {
+		if len(h.buf) == 0 {
+			h.buf = append(h.buf, p...)
+		}
+		return
+	}
+	h.over = true
+	h.Chosen(v == yes, b)
+}
+
+// OnEOF takes what is no whole preface for HTTP/1, whose codec knows what to
+// answer.
+func (h *HTTP2) OnEOF() {
+	if !h.over {
+		h.over = true
+		h.Chosen(false, h.buf)
+	}
+}
+
+// OnWritable does nothing.
+func (h *HTTP2) OnWritable() {}
+
+// OnClose tells the end.
+func (h *HTTP2) OnClose(err error) {
+	if !h.over && h.Closed != nil {
+		h.Closed(err)
+	}
+	h.over = true
+}

@@ -1,0 +1,5 @@
+//go:build linux && tulle_debug
+
+package loop
+
+func init() { debugBuild = true }
