@@ -189,7 +189,7 @@ func (r *reading) pool(path string, in *networking.ConnectionPoolSettings) *mode
 		out.MaxConnections = r.count(at+".maxConnections", t.MaxConnections)
 		out.ConnectTimeout = r.duration(at+".connectTimeout", t.ConnectTimeout, time.Millisecond)
 		out.MaxConnectionDuration = r.duration(at+".maxConnectionDuration", t.MaxConnectionDuration, time.Millisecond)
-		out.TCPIdleTimeout = r.duration(at+".idleTimeout", t.IdleTimeout, 0)
+		out.TCPIdleTimeout = r.idle(at+".idleTimeout", t.IdleTimeout)
 		if k := t.TcpKeepalive; k != nil {
 			out.Keepalive = &model.Keepalive{
 				Probes:   k.Probes,
@@ -204,7 +204,7 @@ func (r *reading) pool(path string, in *networking.ConnectionPoolSettings) *mode
 		out.MaxRequests = r.count(at+".http2MaxRequests", h.Http2MaxRequests)
 		out.MaxRequestsPerConn = r.count(at+".maxRequestsPerConnection", h.MaxRequestsPerConnection)
 		out.MaxRetries = r.count(at+".maxRetries", h.MaxRetries)
-		out.HTTPIdleTimeout = r.duration(at+".idleTimeout", h.IdleTimeout, 0)
+		out.HTTPIdleTimeout = r.idle(at+".idleTimeout", h.IdleTimeout)
 		out.UseClientProtocol = h.UseClientProtocol
 		out.MaxConcurrentStreams = r.count(at+".maxConcurrentStreams", h.MaxConcurrentStreams)
 		switch h.H2UpgradePolicy {
@@ -256,6 +256,14 @@ func (r *reading) outlier(path string, in *networking.OutlierDetection) *model.O
 	}
 	out.MinHealthPercent = uint32(r.percent(path+".minHealthPercent", float64(in.MinHealthPercent)))
 	return out
+}
+
+// idle is an idle timeout; the model cannot say that there is none.
+func (r *reading) idle(path string, d *durationpb.Duration) time.Duration {
+	if d != nil && d.AsDuration() == 0 {
+		r.Unsupported(path, "0s (never) is not acted on yet: the default of 1h stays")
+	}
+	return r.duration(path, d, 0)
 }
 
 // optional is a duration of at least a millisecond; missing is zero.

@@ -58,7 +58,7 @@ networking.v1alpha3.ClientTLSSettings: mode clientCertificate privateKey caCerti
 
 networking.v1alpha3.Gateway: servers selector
 networking.v1alpha3.Server: port bind hosts tls name
-networking.v1alpha3.Port: number protocol name targetPort
+networking.v1alpha3.Port: number protocol name
 networking.v1alpha3.ServerTLSSettings: httpsRedirect mode serverCertificate privateKey caCertificates credentialName credentialNames subjectAltNames minProtocolVersion maxProtocolVersion cipherSuites insecureSkipVerify verifyCertificateHash
 
 networking.v1alpha3.ServiceEntry: hosts addresses ports location resolution endpoints workloadSelector exportTo subjectAltNames
@@ -93,6 +93,7 @@ var effects = map[string]string{
 	"networking.v1alpha3.HTTPFaultInjection.Delay.exponentialDelay":    ": nothing is delayed (Istio does not implement it either)",
 	"networking.v1alpha3.HTTPFaultInjection.Abort.http2Error":          ": nothing is aborted (Istio does not implement it either)",
 	"networking.v1alpha3.L4MatchAttributes.sourceSubnet":               ": Istio ignores it too",
+	"networking.v1alpha3.Port.targetPort":                              ": the Service in front of the gateway chooses it, as with Istio",
 	"networking.v1alpha3.ClientTLSSettings.caCrl":                      ": revoked certificates are accepted",
 	"networking.v1alpha3.ServerTLSSettings.caCrl":                      ": revoked certificates are accepted",
 }
@@ -105,7 +106,6 @@ var (
 		"networking.v1alpha3.HTTPFaultInjection.Delay.percent":                      "percentage.value",
 		"networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.minimumRingSize": "ringHash.minimumRingSize",
 		"networking.v1alpha3.OutlierDetection.consecutiveErrors":                    "consecutiveGatewayErrors, as which it acts (502, 503 and 504 count)",
-		"networking.v1alpha3.Port.targetPort":                                       "the targetPort of the gateway's Service",
 	}
 	insteadOfValue = map[string]string{
 		"LEAST_CONN": "; it acts as LEAST_REQUEST",

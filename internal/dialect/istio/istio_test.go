@@ -75,6 +75,7 @@ func TestFields(t *testing.T) {
 		"LocalityLoadBalancerSetting.failover",
 		"LocalityLoadBalancerSetting.failoverPriority",
 		"OutlierDetection.outlierDetectionHttpErrorCodes",
+		"Port.targetPort",
 		"Server.defaultEndpoint",
 		"ServerTLSSettings.caCertCredentialName",
 		"ServerTLSSettings.caCrl",

@@ -151,6 +151,12 @@ func (r *reading) entryEndpoints(se *networking.ServiceEntry, s *model.Service) 
 				r.Invalid(at+".ports."+n, "the service has no port %q", clip(n))
 			}
 		}
+		if w.Address == "" {
+			if e.Network != "" {
+				r.Unsupported(at, "an endpoint behind the gateway of another network is not reached yet: left out")
+			}
+			continue
+		}
 		s.Endpoints = append(s.Endpoints, model.Endpoint{
 			Address: w.Address, Ports: w.Ports, Labels: w.Labels, Locality: w.Locality, Weight: w.Weight,
 			Network: w.Network, Account: e.ServiceAccount, Ready: true, Origin: r.at(at),

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/tulle-mesh/tulle/internal/dialect"
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -137,8 +138,7 @@ func (w walker) custom(t reflect.Type, v any, path string) {
 }
 
 func (w walker) object(t reflect.Type, m map[string]any, path string) {
-	fields := make(map[string]reflect.Type)
-	collect(t, fields)
+	fields := fieldsOf(t)
 	for _, k := range sortedKeys(m) {
 		ft, ok := fields[k]
 		if !ok {
@@ -155,6 +155,19 @@ func (w walker) object(t reflect.Type, m map[string]any, path string) {
 		}
 		w.value(ft, m[k], join(path, k))
 	}
+}
+
+// known remembers fieldsOf by type.
+var known sync.Map // reflect.Type -> map[string]reflect.Type
+
+func fieldsOf(t reflect.Type) map[string]reflect.Type {
+	if m, ok := known.Load(t); ok {
+		return m.(map[string]reflect.Type)
+	}
+	m := make(map[string]reflect.Type)
+	collect(t, m)
+	known.Store(t, m)
+	return m
 }
 
 // collect gives the JSON fields of a struct, embedded ones included.

@@ -95,7 +95,9 @@ func (in *input) object(r *dialect.Report) {
 		in.secret(r)
 	case "ConfigMap":
 		var c corev1.ConfigMap
-		decode(r, &c)
+		if decode(r, &c) && c.Name == "istio" && c.Data["mesh"] != "" {
+			r.Unsupported("data.mesh", "Istio's mesh settings are not read from here yet: the mesh keeps its own")
+		}
 	case "ServiceAccount":
 		var s corev1.ServiceAccount
 		decode(r, &s)

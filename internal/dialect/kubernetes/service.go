@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"maps"
 	"math"
 	"net/netip"
 	"strings"
@@ -62,10 +63,27 @@ func (in *input) service(r *dialect.Report) {
 	if len(out.Ports) == 0 && !out.External && !out.Headless {
 		r.Invalid("spec.ports", "at least one port is needed")
 	}
+	unsupported(r, &s)
 	if r.Errors() > 0 {
 		return
 	}
 	in.out.Services = append(in.out.Services, out)
+}
+
+// unsupported tells of fields that choose endpoints and are not acted on.
+func unsupported(r *dialect.Report, s *corev1.Service) {
+	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+		r.Unsupported("spec.sessionAffinity", "ClientIP is not acted on inside a mesh; use consistentHash.useSourceIp of a DestinationRule")
+	}
+	if p := s.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
+		r.Unsupported("spec.internalTrafficPolicy", "Local is not acted on yet: endpoints of every node are used")
+	}
+	if d := s.Spec.TrafficDistribution; d != nil && *d != "" {
+		r.Unsupported("spec.trafficDistribution", "is not acted on yet: endpoints are chosen without regard to zone and node")
+	}
+	if s.Spec.PublishNotReadyAddresses {
+		r.Unsupported("spec.publishNotReadyAddresses", "is not acted on yet: endpoints that are not ready get no requests")
+	}
 }
 
 func addresses(r *dialect.Report, s *corev1.Service) []netip.Prefix {
@@ -224,11 +242,23 @@ func (in *input) attachSlices() {
 			at := index("endpoints", i)
 			for _, a := range e.Addresses {
 				if address, ok := sliceAddress(sl.report, at, sl.content.AddressType, a); ok {
-					s.Endpoints = append(s.Endpoints, endpoint(sl.report, at, e, address, ports))
+					add(s, endpoint(sl.report, at, e, address, ports))
 				}
 			}
 		}
 	}
+}
+
+// add an endpoint once: slices overlap while they are being rearranged. One
+// that is ready in any slice is ready.
+func add(s *model.Service, e model.Endpoint) {
+	for i := range s.Endpoints {
+		if have := &s.Endpoints[i]; have.Address == e.Address && maps.Equal(have.Ports, e.Ports) {
+			have.Ready = have.Ready || e.Ready
+			return
+		}
+	}
+	s.Endpoints = append(s.Endpoints, e)
 }
 
 func slicePorts(r *dialect.Report, in []discoveryv1.EndpointPort) map[string]uint16 {

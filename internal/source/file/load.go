@@ -32,7 +32,7 @@ const (
 // group, kind, namespace and name only the last stays. What is wrong in a file
 // is a notice; a path that does not exist or cannot be listed is an error.
 func Load(paths []string) (source.Snapshot, error) {
-	files, err := list(paths)
+	files, notices, err := list(paths)
 	if err != nil {
 		return source.Snapshot{}, err
 	}
@@ -43,7 +43,7 @@ func Load(paths []string) (source.Snapshot, error) {
 		total += c.size
 		parsed = append(parsed, c)
 	}
-	return assemble(parsed), nil
+	return assemble(notices, parsed), nil
 }
 
 // content is what one file holds.
@@ -123,11 +123,12 @@ func cause(err error) error {
 }
 
 // list expands the paths into files, in order, each once.
-func list(paths []string) ([]string, error) {
+func list(paths []string) ([]string, []model.Notice, error) {
 	if len(paths) == 0 {
-		return nil, errors.New("no file or directory given")
+		return nil, nil, errors.New("no file or directory given")
 	}
 	var out []string
+	var notices []model.Notice
 	seen := make(map[string]bool)
 	add := func(p string) error {
 		if key := filepath.Clean(p); !seen[key] {
@@ -143,42 +144,51 @@ func list(paths []string) ([]string, error) {
 		st, err := os.Stat(p)
 		if err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
-				return nil, fmt.Errorf("%s: no such file or directory: %w", p, fs.ErrNotExist)
+				return nil, nil, fmt.Errorf("%s: no such file or directory: %w", p, fs.ErrNotExist)
 			}
-			return nil, fmt.Errorf("read %s: %w", p, cause(err))
+			return nil, nil, fmt.Errorf("read %s: %w", p, cause(err))
 		}
 		if !st.IsDir() {
 			if err := add(p); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			continue
 		}
-		names, err := yamlFiles(p)
+		names, told, err := yamlFiles(p)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		notices = append(notices, told...)
 		for _, n := range names {
 			if err := add(n); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 	}
-	return out, nil
+	return out, notices, nil
 }
 
-// yamlFiles are the files of a directory that Load reads, in name order.
-func yamlFiles(dir string) ([]string, error) {
+// yamlFiles are the files of a directory that Load reads, in name order, and
+// what a user may wonder about: that there are none, or more below.
+func yamlFiles(dir string) ([]string, []model.Notice, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("read directory %s: %w", dir, cause(err))
+		return nil, nil, fmt.Errorf("read directory %s: %w", dir, cause(err))
 	}
 	var out []string
+	var notices []model.Notice
+	tell := func(path, text string) {
+		notices = append(notices, model.Notice{Severity: model.Info, Reason: model.NotFound, Origin: model.Origin{File: path}, Text: text})
+	}
 	for _, e := range entries {
 		name := e.Name()
+		p := filepath.Join(dir, name)
+		if e.IsDir() && !strings.HasPrefix(name, ".") && holdsYAML(p) {
+			tell(p, "directories below are not read: name it too if it is meant")
+		}
 		if !wanted(name) {
 			continue
 		}
-		p := filepath.Join(dir, name)
 		// Stat, not the entry: a mounted ConfigMap is made of symbolic links.
 		// One that points nowhere is listed, so that reading it says so.
 		if st, err := os.Stat(p); err == nil && !st.Mode().IsRegular() {
@@ -186,7 +196,15 @@ func yamlFiles(dir string) ([]string, error) {
 		}
 		out = append(out, p)
 	}
-	return out, nil
+	if len(out) == 0 {
+		tell(dir, "no .yaml, .yml or .json file in this directory")
+	}
+	return out, notices, nil
+}
+
+func holdsYAML(dir string) bool {
+	entries, _ := os.ReadDir(dir) // one that cannot be read holds nothing for us
+	return slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !e.IsDir() && wanted(e.Name()) })
 }
 
 // wanted reports whether a name in a directory is a configuration file.
@@ -202,9 +220,9 @@ func wanted(name string) bool {
 }
 
 // assemble joins files, in order, into one snapshot and settles duplicates.
-func assemble(files []*content) source.Snapshot {
+func assemble(notices []model.Notice, files []*content) source.Snapshot {
 	type key struct{ group, kind, namespace, name string }
-	var snap source.Snapshot
+	snap := source.Snapshot{Notices: slices.Clone(notices)}
 	last := make(map[key]*source.Object)
 	keyOf := func(o *source.Object) key {
 		group, _, ok := strings.Cut(o.APIVersion, "/")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -39,6 +40,11 @@ var flatGroups = map[string]bool{
 var specKinds = map[string]bool{"Service": true, "Pod": true, "Deployment": true, "StatefulSet": true, "DaemonSet": true, "ReplicaSet": true, "Job": true, "CronJob": true, "Ingress": true}
 
 const maxListDepth = 3
+
+// dnsName is what Kubernetes takes as a name (RFC 1123 subdomain).
+var dnsName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+
+const saysName = "%q cannot be a name: it takes lower-case letters, digits, dashes and, but for namespaces, dots"
 
 // object makes source objects of one mapping: one, or the items of a List.
 func (p *parser) object(d doc, top map[string]any, at *place, depth int) {
@@ -204,11 +210,11 @@ func (p *parser) metadata(o *source.Object, meta map[string]any, namespaced bool
 	case o.Name == "":
 		p.about(o, "metadata", model.Invalid, "metadata.name is missing")
 		return false
-	case !plainName(o.Name):
-		p.about(o, "metadata.name", model.Invalid, "%q is not a name", clip(o.Name))
+	case !dnsName.MatchString(o.Name) && !strings.HasPrefix(o.APIVersion, "rbac.") || len(o.Name) > 253 || strings.ContainsAny(o.Name, "/%"):
+		p.about(o, "metadata.name", model.Invalid, saysName, clip(o.Name))
 		return false
-	case o.Namespace != "" && !plainName(o.Namespace):
-		p.about(o, "metadata.namespace", model.Invalid, "%q is not a name", clip(o.Namespace))
+	case o.Namespace != "" && (!dnsName.MatchString(o.Namespace) || strings.Contains(o.Namespace, ".") || len(o.Namespace) > 63):
+		p.about(o, "metadata.namespace", model.Invalid, saysName, clip(o.Namespace))
 		return false
 	}
 	if !namespaced {
@@ -260,14 +266,6 @@ func (p *parser) stringMap(o *source.Object, meta map[string]any, field string) 
 		out[k] = s
 	}
 	return out, good
-}
-
-// plainName accepts what is safe as a part of a path; readers know the finer
-// rules of their kinds.
-func plainName(s string) bool {
-	return len(s) <= 253 && s != "." && s != ".." && !strings.ContainsFunc(s, func(r rune) bool {
-		return r <= ' ' || r == '/' || r == '%' || r == '#' || r == 0x7f || r > 0x7f
-	})
 }
 
 // child is the key's line and what is inside its value.

@@ -37,7 +37,11 @@ func TestCases(t *testing.T) {
 					want, at = string(f.Data), i
 					continue
 				}
-				if err := os.WriteFile(filepath.Join(dir, filepath.Base(f.Name)), unescape(f.Data), 0o600); err != nil {
+				path := filepath.Join(dir, strings.TrimPrefix(f.Name, "in/"))
+				if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path, unescape(f.Data), 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -45,7 +49,7 @@ func TestCases(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := strings.ReplaceAll(render(snap), dir+string(filepath.Separator), "")
+			got := strings.NewReplacer(dir+string(filepath.Separator), "", dir, "DIR").Replace(render(snap))
 			if got == want {
 				return
 			}

@@ -40,7 +40,7 @@ var _ source.Source = (*Watcher)(nil)
 // It emits only when objects or notices have changed; objects of files that
 // did not change keep their pointers.
 func (w *Watcher) Watch(ctx context.Context, emit func(source.Snapshot)) error {
-	if _, err := list(w.Paths); err != nil {
+	if _, _, err := list(w.Paths); err != nil {
 		return err
 	}
 	n := newNotifier()
@@ -228,9 +228,7 @@ func (s *state) snapshot() source.Snapshot {
 		}
 		files = append(files, c)
 	}
-	snap := assemble(files)
-	snap.Notices = append(slices.Clone(s.notices), snap.Notices...)
-	return snap
+	return assemble(s.notices, files)
 }
 
 // list is the present order of files. A directory that cannot be listed keeps
@@ -264,7 +262,8 @@ func (s *state) list() ([]string, []model.Notice) {
 		switch {
 		case err != nil && errors.Is(err, fs.ErrNotExist): // a deleted file
 		case err == nil && st.IsDir():
-			names, err := yamlFiles(p)
+			names, told, err := yamlFiles(p)
+			notices = append(notices, told...)
 			if err != nil {
 				notices = append(notices, model.Notice{Severity: model.Error, Reason: model.Unreadable, Origin: model.Origin{File: p}, Text: err.Error()})
 				names = s.stale[p]
