@@ -28,9 +28,14 @@ type Node struct {
 	Delta    bool
 }
 
-// Bootstrap makes Envoy take everything by ADS from a plaintext server.
-func Bootstrap(n Node, ads netip.AddrPort) ([]byte, error) {
+// Bootstrap makes Envoy take everything by ADS from a plaintext server at a
+// host:port or the path of a unix socket.
+func Bootstrap(n Node, ads string) ([]byte, error) {
 	b := base(n.ID)
+	at := &corepb.Address{Address: &corepb.Address_Pipe{Pipe: &corepb.Pipe{Path: ads}}}
+	if a, err := netip.ParseAddrPort(ads); err == nil {
+		at = address(a)
+	}
 	api := &corepb.ApiConfigSource{
 		ApiType:             corepb.ApiConfigSource_GRPC,
 		TransportApiVersion: corepb.ApiVersion_V3,
@@ -45,7 +50,7 @@ func Bootstrap(n Node, ads netip.AddrPort) ([]byte, error) {
 		api.GrpcServices[0].InitialMetadata = append(api.GrpcServices[0].InitialMetadata, &corepb.HeaderValue{Key: k, Value: v})
 	}
 	b.DynamicResources = &bootstrappb.Bootstrap_DynamicResources{AdsConfig: api, CdsConfig: viaADS(), LdsConfig: viaADS()}
-	b.StaticResources = &bootstrappb.Bootstrap_StaticResources{Clusters: []*clusterpb.Cluster{xdsCluster(ads)}}
+	b.StaticResources = &bootstrappb.Bootstrap_StaticResources{Clusters: []*clusterpb.Cluster{xdsCluster(at)}}
 	return protojson.Marshal(b)
 }
 
@@ -70,7 +75,7 @@ func address(a netip.AddrPort) *corepb.Address {
 		Address: a.Addr().String(), PortSpecifier: &corepb.SocketAddress_PortValue{PortValue: uint32(a.Port())}}}}
 }
 
-func xdsCluster(ads netip.AddrPort) *clusterpb.Cluster {
+func xdsCluster(ads *corepb.Address) *clusterpb.Cluster {
 	opt := &httppb.HttpProtocolOptions{UpstreamProtocolOptions: &httppb.HttpProtocolOptions_ExplicitHttpConfig_{
 		ExplicitHttpConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig{
 			ProtocolConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
@@ -80,7 +85,7 @@ func xdsCluster(ads netip.AddrPort) *clusterpb.Cluster {
 		ClusterDiscoveryType: &clusterpb.Cluster_Type{Type: clusterpb.Cluster_STATIC},
 		LoadAssignment: &endpointpb.ClusterLoadAssignment{ClusterName: adsCluster, Endpoints: []*endpointpb.LocalityLbEndpoints{{
 			LbEndpoints: []*endpointpb.LbEndpoint{{HostIdentifier: &endpointpb.LbEndpoint_Endpoint{
-				Endpoint: &endpointpb.Endpoint{Address: address(ads)}}}}}}},
+				Endpoint: &endpointpb.Endpoint{Address: ads}}}}}}},
 		TypedExtensionProtocolOptions: map[string]*anypb.Any{
 			"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": packed(opt)},
 	}
@@ -101,7 +106,7 @@ func packed(m proto.Message) *anypb.Any {
 // plain gRPC ones.
 func Static(resources []proto.Message) ([]byte, error) {
 	b := base("static")
-	s := &bootstrappb.Bootstrap_StaticResources{Clusters: []*clusterpb.Cluster{xdsCluster(netip.MustParseAddrPort("127.0.0.1:1"))}}
+	s := &bootstrappb.Bootstrap_StaticResources{Clusters: []*clusterpb.Cluster{xdsCluster(address(netip.MustParseAddrPort("127.0.0.1:1")))}}
 	b.StaticResources = s
 	for _, m := range resources {
 		switch r := m.(type) {

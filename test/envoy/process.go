@@ -45,15 +45,14 @@ func write(t testing.TB, bootstrap []byte) string {
 }
 
 // Start runs Envoy with a bootstrap in JSON, whose admin address should have
-// port 0, and returns once its listeners are up. env is added to the
-// environment.
+// port 0, and returns once its listeners are up.
 func Start(t testing.TB, bootstrap []byte, args ...string) *Process {
 	t.Helper()
 	binary := Binary(t)
 	adminPath := filepath.Join(t.TempDir(), "admin")
 	p := &Process{log: &logBuffer{}, done: make(chan struct{})}
 	cmd := exec.Command(binary, append([]string{
-		"-c", write(t, bootstrap), "--concurrency", "1", "--disable-hot-restart", "-l", "warning",
+		"-c", write(t, bootstrap), "--concurrency", "1", "--disable-hot-restart", "-l", "warning", "--component-log-level", "misc:error",
 		"--admin-address-path", adminPath,
 	}, args...)...)
 	cmd.Stdout, cmd.Stderr = p.log, p.log

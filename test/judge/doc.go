@@ -1,0 +1,11 @@
+// Package judge compares our proxy with a stock Envoy: the same configuration
+// from our control plane, the same requests, every field of the answers and of
+// what the backend saw.
+//
+// In: testdata/mesh.yaml, and testdata/requests.txt, a line per request with
+// what must come out, written by hand. Out: failures, each a line and the
+// fields that differ. A proxy under test is a function that starts one (see
+// Engine); Envoy is always there, and is held to the written expectations, too.
+//
+// What does not belong here: what only one of the two can do.
+package judge
