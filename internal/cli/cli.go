@@ -25,6 +25,11 @@ type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// exitStatus is the exit status of a program that ran in our place.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
 // terminal is where a command reads and prints.
 type terminal struct {
 	in       io.Reader
@@ -41,6 +46,11 @@ func commands(t *terminal) []*cobra.Command {
 	return []*cobra.Command{
 		translateCommand(t),
 		validateCommand(t),
+		upCommand(t),
+		runCommand(t),
+		demoCommand(t),
+		demoAppCommand(t),
+		controlPlaneCommand(t),
 		versionCommand(t),
 	}
 }
@@ -77,11 +87,14 @@ func Main(args []string, in io.Reader, out, errOut io.Writer) int {
 // status prints err and turns it into the exit status.
 func status(t *terminal, ran *cobra.Command, err error) int {
 	var wrong usageError
+	var exit exitStatus
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, errNo):
 		return 1
+	case errors.As(err, &exit):
+		return int(exit)
 	case errors.As(err, &wrong):
 		t.say("%v", err)
 		t.say("see %s --help", ran.CommandPath())

@@ -165,23 +165,22 @@ func (s *session) lower(g *generation, client model.Client) (rs []xds.Resource, 
 }
 
 // refused turns a rejection into notices on the objects that the resource was
-// made from. Called by the stream.
+// made from. Called by the stream, which waits while the client's next set is
+// being computed.
 func (s *session) refused(r xds.Rejection) {
 	short := r.Type[strings.LastIndexByte(r.Type, '.')+1:]
 	text := fmt.Sprintf("the proxy of %s refused %s %s: %s", s.x.key, short, r.Name, r.Reason)
-	go func() { // computing holds the lock, and the stream must not wait for it
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		var list []model.Notice
-		for _, o := range s.origin(r) {
-			list = append(list, model.Notice{Severity: model.Error, Reason: model.Rejected, Origin: o, Text: text})
-		}
-		if list == nil {
-			list = []model.Notice{{Severity: model.Error, Reason: model.Rejected, Text: text}}
-		}
-		s.rejected[[2]string{r.Type, r.Name}] = rejection{r.Version, list}
-		s.p.log("%s", text)
-	}()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []model.Notice
+	for _, o := range s.origin(r) {
+		list = append(list, model.Notice{Severity: model.Error, Reason: model.Rejected, Origin: o, Text: text})
+	}
+	if list == nil {
+		list = []model.Notice{{Severity: model.Error, Reason: model.Rejected, Text: text}}
+	}
+	s.rejected[[2]string{r.Type, r.Name}] = rejection{r.Version, list}
+	s.p.log("%s", text)
 }
 
 // origin finds what a refused resource was made from: the origin ids stand in

@@ -42,7 +42,7 @@ type Feed struct {
 	// Get is the newest Set, and a channel that is closed when there is a newer
 	// one. It is called by one goroutine at a time.
 	Get func() (*Set, <-chan struct{})
-	// Rejected is told what the client refused. It must not block. May be nil.
+	// Rejected is told what the client refused; the stream waits for it. May be nil.
 	Rejected func(Rejection)
 	// Gone is closed when the client's record is no more, which ends the stream.
 	// nil: never.

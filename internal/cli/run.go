@@ -1,0 +1,102 @@
+package cli
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tulle-mesh/tulle/internal/api"
+	"github.com/tulle-mesh/tulle/internal/control"
+	"github.com/tulle-mesh/tulle/internal/standalone"
+)
+
+// runCommand starts a program as a replica in the mesh.
+func runCommand(t *terminal) *cobra.Command {
+	r := standalone.Run{}
+	var labels []string
+	var ports []uint
+	var state string
+	var proxyLog bool
+	c := &cobra.Command{
+		Use:   "run -n NS (--deployment NAME | --service NAME) [flags] -- CMD [ARGS...]",
+		Short: "start a program as a replica in the mesh that `tulle up` runs",
+		Long: `Start a program as a replica in the mesh, with a sidecar beside it. Labels,
+identity and ports come from the Deployment (or Service) of that name.
+
+The program should listen on $HOST:$PORT (or on every address), and is given
+HTTP_PROXY, through which it reaches services by their names. In its arguments
+{{tulle.addr HOST PORT}} stands for the local address of any service, TCP too.
+
+When the program ends, so does the sidecar; Ctrl-C ends both, and everything
+that the program has started.`,
+		Example: "  tulle run -n shop --deployment orders -- ./orders\n" +
+			"  tulle run -n shop --deployment api -- psql -h '{{tulle.addr ledger 5432}}'",
+		Args: needArgs(cobra.MinimumNArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			for _, l := range labels {
+				k, v, ok := strings.Cut(l, "=")
+				if !ok || k == "" {
+					return usagef("--label %s: want KEY=VALUE", l)
+				}
+				if r.Spec.Labels == nil {
+					r.Spec.Labels = map[string]string{}
+				}
+				r.Spec.Labels[k] = v
+			}
+			for _, p := range ports {
+				if p == 0 || p > 65535 {
+					return usagef("--port %d: want 1 to 65535", p)
+				}
+				r.Spec.Ports = append(r.Spec.Ports, control.PortSpec{Port: uint16(p)})
+			}
+			if r.Proxy == "" {
+				p, err := findProxy()
+				if err != nil {
+					return err
+				}
+				r.Proxy = p
+			}
+			r.Dir = filepath.Join(state, "run")
+			r.Command, r.Env = args, os.Environ()
+			r.Stdin, r.Stdout, r.Stderr, r.Foreground = t.in, t.out, t.err, true
+			if proxyLog {
+				r.ProxyOut = &lines{w: t.err}
+			}
+			r.Started = func(rep *standalone.Replica) {
+				t.say("%s runs as %s, its sidecar is ready", rep.ID, rep.Identity)
+			}
+			client := api.NewClient(filepath.Join(state, api.Socket))
+			defer client.Close()
+			defer standalone.EndFamily()
+			err := r.Do(c.Context(), client)
+			var exit *exec.ExitError
+			if errors.As(err, &exit) {
+				t.say("%v", err)
+				return exitStatus(exit.ExitCode())
+			}
+			if errors.Is(err, api.ErrNoControlPlane) {
+				t.say("%v", err)
+				return errors.New(`start one with "tulle up -f DIR"`)
+			}
+			return err
+		},
+	}
+	c.Flags().SetInterspersed(false)
+	f := c.Flags()
+	f.StringVarP(&r.Spec.Namespace, "namespace", "n", "default", "namespace of the replica")
+	f.StringVar(&r.Spec.Deployment, "deployment", "", "the Deployment that it is a replica of")
+	f.StringVar(&r.Spec.Service, "service", "", "a Service whose selector gives the labels")
+	f.StringVar(&r.Spec.Name, "name", "", "name of the replica (default: made from the Deployment's)")
+	f.StringArrayVar(&labels, "label", nil, "another label, KEY=VALUE; may be repeated")
+	f.StringVar(&r.Spec.Account, "service-account", "", "identity (default: the Deployment's)")
+	f.UintSliceVar(&ports, "port", nil, "port that the program listens on (default: the Deployment's)")
+	f.StringVar(&state, "state", stateHome(), "state directory of the mesh")
+	f.StringVar(&r.Proxy, "proxy", "", "the tulle-proxy program (default: beside this one, then in PATH)")
+	f.IntVar(&r.Loops, "loops", 0, "event loops of the sidecar")
+	f.BoolVar(&proxyLog, "proxy-log", true, "print the sidecar's messages and access log on stderr")
+	return c
+}
