@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -340,14 +339,4 @@ func replaceFile(path string, text []byte) error {
 		return err
 	}
 	return os.Rename(tmp, path)
-}
-
-// reachable reports whether something accepts connections there.
-func reachable(addr string) bool {
-	c, err := net.DialTimeout("tcp", addr, time.Second)
-	if err != nil {
-		return false
-	}
-	_ = c.Close()
-	return true
 }

@@ -160,7 +160,7 @@ func (u *upconn) idled() {
 
 // capacity is told by the HTTP/2 codec when streams ended.
 func (u *upconn) capacity() {
-	u.streams = u.h2.Streams()
+	u.streams = u.h2.Active()
 	if u.streams == 0 {
 		if u.retired || u.g.stale {
 			u.close()

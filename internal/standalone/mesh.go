@@ -1,0 +1,187 @@
+//go:build linux
+
+package standalone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/api"
+	"github.com/tulle-mesh/tulle/internal/control"
+	"github.com/tulle-mesh/tulle/internal/link"
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/source/file"
+)
+
+// MeshOptions say what mesh to run.
+type MeshOptions struct {
+	Paths     []string // directories or files of YAML
+	State     string   // certificate authority, sockets
+	Proxy     string   // path of tulle-proxy
+	Loops     int      // of each gateway
+	Bind      netip.Addr
+	AccessLog bool
+	Version   string
+	ProxyOut  io.Writer
+	Log       func(format string, args ...any)
+	Notice    func(model.Notice) // called once for each notice that is new
+}
+
+// Mesh is a running standalone mesh.
+type Mesh struct {
+	o       MeshOptions
+	plane   *control.Plane
+	client  *api.Client
+	started chan struct{} // closed when the first configuration is served
+}
+
+// NewMesh opens state, sockets and configuration; Run serves.
+func NewMesh(o MeshOptions) (*Mesh, error) {
+	if o.Log == nil {
+		o.Log = func(string, ...any) {}
+	}
+	for _, p := range o.Paths {
+		if _, err := os.Stat(p); err != nil {
+			return nil, fmt.Errorf("configuration: %w", err)
+		}
+	}
+	settings := link.Defaults()
+	settings.AccessLog.Enabled = o.AccessLog
+	if err := os.MkdirAll(o.State, 0o700); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	plane, err := control.New(control.Options{Dir: o.State, Source: &file.Watcher{Paths: o.Paths}, Settings: &settings,
+		Version: o.Version, Log: o.Log})
+	if err != nil {
+		return nil, err
+	}
+	return &Mesh{o: o, plane: plane, client: api.NewClient(filepath.Join(o.State, api.Socket)), started: make(chan struct{})}, nil
+}
+
+// Client talks to this mesh's admin API.
+func (m *Mesh) Client() *api.Client { return m.client }
+
+// Bind is where gateways listen; invalid: 127.0.0.1.
+func (m *Mesh) Bind() netip.Addr { return m.o.Bind }
+
+// Scratch is where replicas keep their sockets and bootstrap files.
+func (m *Mesh) Scratch() string { return filepath.Join(m.o.State, "run") }
+
+// Wait returns when the first configuration is served.
+func (m *Mesh) Wait(ctx context.Context) error {
+	select {
+	case <-m.started:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Run serves until ctx ends or something fails; then nothing is left running.
+func (m *Mesh) Run(ctx context.Context) error {
+	defer m.client.Close()
+	socket, err := control.ListenUnix(filepath.Join(m.o.State, api.Socket))
+	if err != nil {
+		m.plane.Close()
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// What serves must outlive what is served: gateways end first.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var wg sync.WaitGroup
+	errs := make(chan error, 2)
+	start := func(f func() error) {
+		wg.Go(func() { errs <- f(); cancel() })
+	}
+	start(func() error { return m.plane.Run(serving) })
+	server := api.NewServer(m.plane, m.o.Version, m.o.Log)
+	start(func() error { return server.Serve(serving, socket) })
+	m.follow(ctx)
+	stop()
+	wg.Wait()
+	close(errs)
+	var out error
+	for e := range errs {
+		out = errors.Join(out, e)
+	}
+	return out
+}
+
+// follow tells what is new and keeps the gateways, until ctx ends.
+func (m *Mesh) follow(ctx context.Context) {
+	g := &Gateways{Plane: m.plane, Control: m.client, Dir: m.Scratch(), Proxy: m.o.Proxy, Loops: m.o.Loops, Bind: m.o.Bind,
+		Out: m.o.ProxyOut, Log: m.o.Log}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	seen := map[string]bool{}
+	first := true
+	for {
+		version, _, newer := m.plane.Changed()
+		if version != "" {
+			m.tell(seen)
+			if first {
+				first = false
+				close(m.started)
+				wg.Go(func() { g.Run(ctx) })
+				wg.Go(func() { m.missing(ctx) })
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-newer:
+		}
+	}
+}
+
+// tell passes on notices that were not told before; one that went away is told
+// again when it comes back.
+func (m *Mesh) tell(seen map[string]bool) {
+	if m.o.Notice == nil {
+		return
+	}
+	now := map[string]bool{}
+	for _, n := range m.plane.Notices() {
+		k := n.String()
+		now[k] = true
+		if !seen[k] {
+			seen[k] = true
+			m.o.Notice(n)
+		}
+	}
+	for k := range seen {
+		if !now[k] {
+			delete(seen, k)
+		}
+	}
+}
+
+// missing lists, once things have settled, Deployments nobody runs.
+func (m *Mesh) missing(ctx context.Context) {
+	t := time.NewTimer(2 * time.Second)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return
+	case <-t.C:
+	}
+	ds, err := m.client.Deployments(ctx)
+	if err != nil {
+		return
+	}
+	for _, d := range ds {
+		if d.Running == 0 {
+			m.o.Log("no process runs for Deployment %s/%s; start one with: tulle run -n %s --deployment %s -- COMMAND",
+				d.Namespace, d.Name, d.Namespace, d.Name)
+		}
+	}
+}
