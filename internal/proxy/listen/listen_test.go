@@ -451,46 +451,6 @@ func TestLimit(t *testing.T) {
 	}
 }
 
-func TestChoosingBetweenHTTPs(t *testing.T) {
-	type chosen struct {
-		h2      bool
-		pending string
-	}
-	got := make(chan chosen, 1)
-	g, err := loop.New(1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- g.Run(ctx) }()
-	defer func() { cancel(); <-done }()
-	s := New(g, Options{Accepted: func(a *Accepted) {
-		a.Conn.Start(&HTTP2{Conn: a.Conn, Chosen: func(h2 bool, pending []byte) {
-			got <- chosen{h2, string(pending)}
-			a.Conn.Close()
-		}})
-	}})
-	defer s.Close()
-	l := listener("l", "127.0.0.1:0")
-	if errs := s.Update(map[string]*conf.Listener{"l": l}); len(errs) > 0 {
-		t.Fatal(errs)
-	}
-	for send, want := range map[string]chosen{
-		preface:                {true, preface},
-		"PUT / HTTP/1.1\r\n":   {false, "PUT / HTTP/1.1\r\n"},
-		"P":                    {false, "P"}, // and the end
-		"PRI * HTTP/2.0\r\n\r": {false, "PRI * HTTP/2.0\r\n\r"},
-	} {
-		c, _ := dial(t, s.Addresses()[0])
-		io.WriteString(c, send)
-		c.CloseWrite()
-		if r := recv(t, got); r != want {
-			t.Errorf("%q: %+v", send, r)
-		}
-	}
-}
-
 func TestSortedKeys(t *testing.T) {
 	l := listener("l", "[::ffff:127.0.0.1]:80", "[::1]:80")
 	if k := keys(l); !slices.Equal(k, []string{"127.0.0.1:80", "[::1]:80"}) {
