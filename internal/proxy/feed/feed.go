@@ -1,0 +1,255 @@
+package feed
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+)
+
+// Names of the workload's own secrets, which are made here.
+const (
+	ownPair  = "default"
+	ownRoots = "ROOTCA"
+)
+
+// Config of a Feed. Address and Publish must be set.
+type Config struct {
+	Address   string // unix:///path, or host:port for TLS
+	TokenFile string // join token, read at every connect; empty: none is shown
+	CAFile    string // PEM roots of the control plane's TLS; empty: the system's
+	Node      Node
+	// Identity says whose configuration is kept: files of another identity are
+	// not loaded.
+	Identity  string
+	StateDir  string // last good configuration; empty: none is kept
+	SecretDir string // certificate, key, secrets, 0600; should be backed by memory; empty: none are kept
+
+	StateOfTheWorld bool          // instead of delta
+	NoCertificate   bool          // ask for no certificate
+	CertificateTTL  time.Duration // to ask for; 0: the CA's choice
+
+	// Publish is called with every new snapshot by the feed's goroutine, one
+	// call at a time. It should not block for long.
+	Publish func(*conf.Snapshot)
+	// Gate runs CPU work beside the event loops; an error says to come again.
+	// nil: it is just run.
+	Gate func(context.Context, func()) error
+	Log  *slog.Logger // nil: slog.Default
+
+	transport transport // tests
+}
+
+// Feed keeps the configuration. Make it with New, run it once with Run.
+type Feed struct {
+	c      Config
+	t      transport
+	events chan func()
+	done   chan struct{} // closed when Run ends
+	pair   atomic.Pointer[tls.Certificate]
+
+	// What follows is owned by Run's goroutine.
+
+	stores  [kinds]*store
+	warm    *warmer
+	local   map[string]*conf.Secret // secrets of our own
+	noCA    bool                    // the control plane signs nothing: ask for our pair by SDS
+	link    *link                   // the open stream; nil: none
+	resub   bool                    // what listeners and clusters name has changed
+	disk    *disk
+	wake    time.Time
+	status  Status
+	refused map[ref]string
+}
+
+// New makes a Feed. Nothing is connected or read before Run, except CAFile.
+func New(c Config) (*Feed, error) {
+	if c.Publish == nil {
+		return nil, errors.New("feed: nobody to publish to")
+	}
+	if c.Gate == nil {
+		c.Gate = func(_ context.Context, work func()) error { work(); return nil }
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	f := &Feed{c: c, events: make(chan func(), 16), done: make(chan struct{}), warm: newWarmer(),
+		local: map[string]*conf.Secret{}, refused: map[ref]string{}}
+	for k := range kinds {
+		f.stores[k] = newStore(k)
+	}
+	f.disk = &disk{}
+	if c.StateDir != "" {
+		f.disk.plain = newStateFile(filepath.Join(c.StateDir, "config.state"), c.Identity)
+	}
+	if c.SecretDir != "" {
+		f.disk.secret = newStateFile(filepath.Join(c.SecretDir, "secrets.state"), c.Identity)
+	}
+	if f.t = c.transport; f.t == nil {
+		t, err := dial(&c, f.pair.Load)
+		if err != nil {
+			return nil, err
+		}
+		f.t = t
+	}
+	return f, nil
+}
+
+// Run feeds until ctx ends, then writes what was not yet kept.
+func (f *Feed) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	f.checkSecretDir()
+	if !f.c.NoCertificate {
+		f.loadIdentity() // first, so that what an earlier run left is complete
+		wg.Go(func() { f.keepIdentity(ctx) })
+	}
+	f.load(ctx)
+	wg.Go(func() { f.stream(ctx) })
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		timer.Reset(f.next())
+		select {
+		case <-ctx.Done():
+		case e := <-f.events:
+			e()
+			f.drain()
+		case <-timer.C:
+		}
+		if ctx.Err() == nil {
+			f.advance()
+		}
+	}
+	cancel()
+	close(f.done)
+	err := f.t.close()
+	wg.Wait()
+	return errors.Join(err, f.disk.close())
+}
+
+// drain runs what waits already, so that one snapshot tells of all of it.
+func (f *Feed) drain() {
+	for range 64 {
+		select {
+		case e := <-f.events:
+			e()
+		default:
+			return
+		}
+	}
+}
+
+// post hands e to Run's goroutine. It reports false after Run's end.
+func (f *Feed) post(ctx context.Context, e func()) bool {
+	select {
+	case f.events <- e:
+		return true
+	case <-f.done:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// next is how long Run may sleep.
+func (f *Feed) next() time.Duration {
+	d := time.Hour
+	if !f.wake.IsZero() {
+		d = min(d, time.Until(f.wake))
+	}
+	if t := f.disk.due(); !t.IsZero() {
+		d = min(d, time.Until(t))
+	}
+	return max(d, 0)
+}
+
+// advance publishes what is ready, asks for what is newly named, and keeps
+// what is new.
+func (f *Feed) advance() {
+	for {
+		s, wake := f.compute(time.Now())
+		f.wake = wake
+		if s != nil {
+			f.c.Publish(s)
+		}
+		if !f.resub {
+			break
+		}
+		f.resub = false
+		if !f.subscribe() {
+			break
+		}
+	}
+	if err := f.disk.flush(time.Now()); err != nil {
+		f.c.Log.Warn("last good configuration is not kept", "error", err)
+	}
+}
+
+// touch notes that a resource changed.
+func (f *Feed) touch(k kind, names ...string) {
+	for _, n := range names {
+		f.warm.dirty[k][n] = true
+	}
+	if len(names) > 0 && (k == lds || k == cds) {
+		f.resub = true
+	}
+}
+
+// Status is what a Feed knows of itself.
+type Status struct {
+	Connected bool
+	Since     time.Time // of Connected
+	LastError string    // of the last stream that ended
+	Version   uint64    // of the snapshot
+	Waiting   int       // nodes that wait for what they name
+	Synced    bool      // clusters and listeners were answered once, and nothing waits
+	FromDisk  bool      // the configuration is that of an earlier run
+	Resources map[string]int
+	Refused   map[string]string // "Cluster name" -> reason
+	// Certificate of the workload: its URI and times. Zero: none.
+	Certificate         string
+	NotBefore, NotAfter time.Time
+}
+
+// Status may be called by any goroutine; it is the zero Status when Run does
+// not run.
+func (f *Feed) Status(ctx context.Context) Status {
+	out := make(chan Status, 1)
+	if !f.post(ctx, func() { out <- f.snapshotStatus() }) {
+		return Status{}
+	}
+	select {
+	case s := <-out:
+		return s
+	case <-f.done:
+	case <-ctx.Done():
+	}
+	return Status{}
+}
+
+func (f *Feed) snapshotStatus() Status {
+	s := f.status
+	s.Connected = f.link != nil
+	s.Version = f.warm.snap.Version
+	s.Waiting = f.warm.waiting()
+	s.Synced = s.Synced && s.Waiting == 0
+	s.Resources = map[string]int{}
+	for k := range kinds {
+		for _, e := range f.stores[k].entries {
+			if e.node != nil {
+				s.Resources[conf.ShortType(types[k].url)]++
+			}
+		}
+	}
+	s.Refused = map[string]string{}
+	for r, why := range f.refused {
+		s.Refused[conf.ShortType(types[r.kind].url)+" "+r.name] = why
+	}
+	return s
+}
