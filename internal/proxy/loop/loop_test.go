@@ -820,3 +820,5 @@ func BenchmarkEcho(b *testing.B) {
 		io.ReadFull(nc, msg)
 	}
 }
+
+func mustAddr(a net.Addr) netip.AddrPort { return netip.MustParseAddrPort(a.String()) }
