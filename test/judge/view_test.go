@@ -1,4 +1,4 @@
-package envoy_test
+package judge
 
 import (
 	"net/netip"
@@ -204,7 +204,7 @@ func sidecarView() *model.View {
 	}
 	v := &model.View{
 		Client: model.Client{Namespace: "shop", Name: "web-1", Account: "web",
-			Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("fd00::5")}, Features: []string{"tulle.bridge"}},
+			Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("fd00::5")}},
 		Settings: settings(), Clusters: clusters(),
 		HTTP: []*model.HTTPTable{{Name: "80", Hosts: []*model.VirtualHost{
 			{Name: "orders.shop.svc.cluster.local:80", Domains: []string{"orders", "orders.shop", "orders.shop.svc.cluster.local", "10.1.0.1", "[fd00::1]", "*.wild.example"}, Routes: routes(), IncludeAttempt: true},

@@ -1,4 +1,4 @@
-package envoy_test
+package judge
 
 import (
 	"crypto/ecdsa"
@@ -15,14 +15,25 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/lower"
 	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/test/envoy"
 )
 
-// TestEnvoyAccepts shows a stock Envoy everything that lower can write.
-func TestEnvoyAccepts(t *testing.T) {
+// richViews use everything that lower can write, for a stock Envoy (without
+// features) or for our proxy.
+func richViews(t *testing.T, features ...string) map[string]*model.View {
 	gateway := gatewayView()
 	gateway.Secrets = []*model.Secret{shopSecret(t)}
-	for name, v := range map[string]*model.View{"sidecar": sidecarView(), "ports": portsView(), "gateway": gateway} {
+	views := map[string]*model.View{"sidecar": sidecarView(), "ports": portsView(), "gateway": gateway}
+	for _, v := range views {
+		v.Client.Features = features
+	}
+	return views
+}
+
+// TestEnvoyAccepts shows a stock Envoy everything that lower can write.
+func TestEnvoyAccepts(t *testing.T) {
+	for name, v := range richViews(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			out, _ := lower.Lower(v)
@@ -31,6 +42,26 @@ func TestEnvoyAccepts(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := envoy.Validate(t, b); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestProxyAccepts shows our proxy's decoders the same.
+func TestProxyAccepts(t *testing.T) {
+	for name, v := range richViews(t, lower.FeatureBridge) {
+		t.Run(name, func(t *testing.T) {
+			out, _ := lower.Lower(v)
+			all := map[string]map[string][]byte{}
+			for url, list := range out.Resources {
+				all[url] = map[string][]byte{}
+				for _, r := range list {
+					all[url][r.Name] = r.Body
+				}
+			}
+			_, errs := conf.Load(all)
+			for _, err := range errs {
 				t.Error(err)
 			}
 		})
