@@ -83,13 +83,9 @@ func proxy(t testing.TB, addr string, lim Limits) string {
 	}
 	var c *Client
 	ready := make(chan struct{})
+	var once sync.Once
 	l.Serve(up, func(w stream.Wire) stream.Codec {
-		c = NewClient(w, &ClientOptions{Set: set, Limits: lim, OnCapacity: func(*Client) {
-			if ready != nil {
-				close(ready)
-				ready = nil
-			}
-		}})
+		c = NewClient(w, &ClientOptions{Set: set, Limits: lim, OnCapacity: func(*Client) { once.Do(func() { close(ready) }) }})
 		return c
 	})
 	<-ready
