@@ -3,7 +3,6 @@ package istio
 import (
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -44,7 +43,7 @@ func (a *authz) scope(ap *security.AuthorizationPolicy) {
 	}
 	if ap.Selector != nil {
 		r.Invalid("spec.selector", "selector and targetRefs exclude each other: the selector is taken")
-		r.damage = append(r.damage, "spec.targetRefs")
+		r.hurt("spec.targetRefs")
 		return
 	}
 	for i, ref := range refs {
@@ -77,7 +76,6 @@ func (a *authz) target(path string, ref *typev1beta1.PolicyTargetReference) {
 // rules reads the rules, or what is left of them.
 func (a *authz) rules(ap *security.AuthorizationPolicy) {
 	r := a.r
-	outer := slices.ContainsFunc(r.damage, func(p string) bool { return !strings.HasPrefix(p, "spec.rules[") })
 	for i, rule := range ap.Rules {
 		at := index("spec.rules", i)
 		a.broken = r.damaged(at)
@@ -92,7 +90,7 @@ func (a *authz) rules(ap *security.AuthorizationPolicy) {
 		a.p.Rules = append(a.p.Rules, read)
 	}
 	switch {
-	case !outer:
+	case !r.outside:
 	case !a.denies():
 		r.Invalid("", "the policy is not wholly understood: it allows nothing")
 		a.p.Rules = nil

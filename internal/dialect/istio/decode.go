@@ -37,14 +37,14 @@ func (r *reading) decode(m proto.Message) bool {
 	ok := r.strays(top, desc)
 	spec, given := top["spec"]
 	if !given || spec == nil {
-		r.damage = append(r.damage, "spec")
+		r.hurt("spec")
 		r.Invalid("spec", "spec is missing or empty")
 		return false
 	}
 	w := walker{r: r}
 	clean, good := w.message(desc, spec, "spec")
 	if !good {
-		r.damage = append(r.damage, "spec")
+		r.hurt("spec")
 		return false
 	}
 	text, err := json.Marshal(clean)
@@ -52,7 +52,7 @@ func (r *reading) decode(m proto.Message) bool {
 		err = protojson.Unmarshal(text, m)
 	}
 	if err != nil {
-		r.damage = append(r.damage, "spec")
+		r.hurt("spec")
 		r.Invalid("spec", "does not fit the API: %v", err)
 		return false
 	}
@@ -69,7 +69,7 @@ func (r *reading) strays(top map[string]any, desc protoreflect.MessageDescriptor
 			continue
 		}
 		if desc.Fields().ByJSONName(k) != nil {
-			r.damage = append(r.damage, "spec."+k)
+			r.hurt("spec." + k)
 			r.Add(model.Error, model.UnknownField, k, "%s belongs into spec: indent it by two spaces more than spec", k)
 			ok = false
 			continue
@@ -89,7 +89,7 @@ type walker struct {
 
 func (w *walker) wrong(path, format string, args ...any) (any, bool) {
 	w.bad = true
-	w.r.damage = append(w.r.damage, path)
+	w.r.hurt(path)
 	w.r.Invalid(path, format, args...)
 	return nil, false
 }
@@ -109,7 +109,7 @@ func (w *walker) message(desc protoreflect.MessageDescriptor, v any, path string
 		val, at := in[key], path+"."+key
 		fd := desc.Fields().ByJSONName(key)
 		if fd == nil {
-			w.r.damage = append(w.r.damage, at)
+			w.r.hurt(at)
 			sev, part := unknownSeverity(desc)
 			if part {
 				w.r.partial++
@@ -147,6 +147,9 @@ func (w *walker) message(desc protoreflect.MessageDescriptor, v any, path string
 	return out, true
 }
 
+// maxEntries of one list or map, far above what an API server would hold.
+const maxEntries = 10_000
+
 // emptyList holds messages in which an empty list and a missing one look alike
 // but are hardly meant to be: "principals: []" is not "anyone".
 var emptyList = map[protoreflect.FullName]bool{
@@ -160,6 +163,9 @@ func (w *walker) field(fd protoreflect.FieldDescriptor, v any, path string) (any
 		in, ok := v.(map[string]any)
 		if !ok {
 			return w.wrong(path, "must be an object, not %s", describe(v))
+		}
+		if len(in) > maxEntries {
+			return w.wrong(path, "has more than %d entries", maxEntries)
 		}
 		out := make(map[string]any, len(in))
 		for _, k := range sortedKeys(in) {
@@ -187,6 +193,9 @@ func (w *walker) field(fd protoreflect.FieldDescriptor, v any, path string) (any
 		in, ok := v.([]any)
 		if !ok {
 			return w.wrong(path, "must be a list, not %s", describe(v))
+		}
+		if len(in) > maxEntries {
+			return w.wrong(path, "has more than %d entries", maxEntries)
 		}
 		if len(in) == 0 && emptyList[fd.ContainingMessage().FullName()] {
 			return w.wrong(path, "is an empty list; leave it out, or list what is meant")

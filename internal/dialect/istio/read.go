@@ -78,8 +78,9 @@ var kinds = map[string]kind{
 // reading is one object on its way into the model.
 type reading struct {
 	*dialect.Report
-	damage  []string // paths of fields that are unknown or have a wrong type
-	partial int      // Error notices that put only a part of the object out of effect
+	damage  map[string]bool // paths that are unknown or have a wrong type, and all above them
+	outside bool            // one of them is not within spec.rules
+	partial int             // Error notices that put only a part of the object out of effect
 }
 
 // part says that a value is invalid and takes only the part around it out of
@@ -92,13 +93,20 @@ func (r *reading) part(reason model.Reason, path, format string, args ...any) {
 // fatal reports whether the object as a whole is not in effect.
 func (r *reading) fatal() bool { return r.Errors() > r.partial }
 
-// damaged reports whether something at or below the path was not understood.
-func (r *reading) damaged(path string) bool {
-	return slices.ContainsFunc(r.damage, func(p string) bool {
-		rest, ok := strings.CutPrefix(p, path)
-		return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
-	})
+// hurt remembers that the value at path was not understood.
+func (r *reading) hurt(path string) {
+	if r.damage == nil {
+		r.damage = make(map[string]bool)
+	}
+	r.outside = r.outside || !strings.HasPrefix(path, "spec.rules[")
+	for path != "" && !r.damage[path] {
+		r.damage[path] = true
+		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
+	}
 }
+
+// damaged reports whether something at or below the path was not understood.
+func (r *reading) damaged(path string) bool { return r.damage[path] }
 
 // at is the origin of a field.
 func (r *reading) at(path string) model.Origin { return r.Object.Origin(path) }

@@ -128,9 +128,16 @@ func (s *state) scan(touched map[string]bool, polled bool) bool {
 	order, notices := s.list()
 	changed := !slices.Equal(order, s.order) || !slices.EqualFunc(notices, s.notices, sameNotice)
 	s.notices = notices
-	for name := range s.files {
-		if !slices.Contains(order, name) {
+	there := make(map[string]bool, len(order))
+	for _, name := range order {
+		there[name] = true
+	}
+	total := 0
+	for name, f := range s.files {
+		if !there[name] {
 			delete(s.files, name)
+		} else if f.now != nil {
+			total += f.now.size
 		}
 	}
 	s.order = order
@@ -151,23 +158,16 @@ func (s *state) scan(touched map[string]bool, polled bool) bool {
 				continue
 			}
 		}
-		if f.read(name, MaxTotal-s.size(f)) {
+		if f.now != nil {
+			total -= f.now.size
+		}
+		if f.read(name, MaxTotal-total) {
 			changed = true
 		}
+		total += f.now.size
 		f.sig, f.seen = sig, sig
 	}
 	return changed
-}
-
-// size of all files but one.
-func (s *state) size(but *watched) int {
-	n := 0
-	for _, f := range s.files {
-		if f != but && f.now != nil {
-			n += f.now.size
-		}
-	}
-	return n
 }
 
 // read reads the file again and reports whether it says something else.
