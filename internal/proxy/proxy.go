@@ -21,6 +21,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
+	"github.com/tulle-mesh/tulle/internal/proxy/listen"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
 	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
 	"github.com/tulle-mesh/tulle/internal/proxy/pool"
@@ -41,7 +42,8 @@ type Proxy struct {
 	snapshot  atomic.Pointer[conf.Snapshot]
 	ready     atomic.Bool
 	started   time.Time
-	listeners listeners
+	sockets   *listen.Set
+	waiting   atomic.Value // string: what readiness waits for
 	admin     *admin
 	stop      context.CancelFunc
 }
@@ -157,6 +159,8 @@ func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
 		k.tcp = tcp.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Reporter: k, Local: local}
 		p.workers = append(p.workers, k)
 	}
+	p.sockets = listen.New(p.group, listen.Options{Accepted: p.accepted, Refused: p.unmatched})
+	p.waiting.Store("the control plane has not answered yet")
 	p.gauges()
 	return p, nil
 }
@@ -199,7 +203,7 @@ func (p *Proxy) tick(ctx context.Context) {
 // drain stops accepting, lets requests end, and cuts what takes too long.
 func (p *Proxy) drain() {
 	p.ready.Store(false)
-	p.listeners.close()
+	p.sockets.Close()
 	limit := time.Duration(p.boot.Drain)
 	if limit <= 0 {
 		limit = 5 * time.Second
@@ -258,7 +262,7 @@ func (p *Proxy) readyPage(w *bytes.Buffer) (int, string) {
 		w.WriteString("ready\n")
 		return 200, "text/plain"
 	}
-	w.WriteString(p.waitingFor() + "\n")
+	w.WriteString(p.waiting.Load().(string) + "\n")
 	return 503, "text/plain"
 }
 

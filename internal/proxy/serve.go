@@ -6,6 +6,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
 	"github.com/tulle-mesh/tulle/internal/proxy/filter/rbac"
+	"github.com/tulle-mesh/tulle/internal/proxy/listen"
 	"github.com/tulle-mesh/tulle/internal/proxy/listen/match"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
 	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
@@ -32,6 +33,22 @@ type arrival struct {
 	info     match.Info
 	original netip.AddrPort // invalid: not captured
 	first    []byte         // read while its protocol was found out
+}
+
+// accepted gets every connection for which a chain was found, on its loop.
+func (p *Proxy) accepted(c *listen.Accepted) {
+	p.workers[c.Conn.Loop().ID()].take(&arrival{conn: c.Conn, listener: c.Listener, chain: c.Chain, info: c.Info,
+		original: c.Original, first: c.Pending})
+}
+
+// unmatched notes a connection that no chain takes; it is being closed.
+func (p *Proxy) unmatched(c *listen.Accepted) {
+	w := p.workers[c.Conn.Loop().ID()]
+	now := w.loop.Now()
+	r := telemetry.Record{Start: w.loop.Wall(), Begin: now, End: now, TCP: true, Inbound: c.Listener.Inbound,
+		Downstream: c.Conn.Remote(), Direct: c.Conn.Remote(), DownstreamLocal: c.Info.Destination, SNI: c.Info.SNI,
+		Flags: telemetry.FlagNR, Details: "filter_chain_not_found", Local: &w.http.Node.Local}
+	p.telemetry.Refused(w.loop.ID(), &r, c.Listener.AccessLog)
 }
 
 // take goes on with a connection: TLS, connection filters, then its codec.
@@ -74,9 +91,6 @@ func (w *worker) serve(a *arrival, h *mtls.Handshake) {
 		codec = &detector{w: w, a: a, peer: peer}
 	}
 	a.conn.Start(codec)
-	if h != nil { // a started connection takes its codec by Swap
-		a.conn.Swap(codec)
-	}
 	if len(a.first) > 0 {
 		a.conn.Redeliver(a.first)
 		a.first = nil

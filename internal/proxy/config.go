@@ -1,0 +1,70 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/feed"
+	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+)
+
+// Features that this proxy declares to the control plane.
+var Features = []string{"tulle.bridge"}
+
+// feed receives configuration until ctx ends.
+func (p *Proxy) feed(ctx context.Context) error {
+	b := p.boot
+	features := Features
+	if b.NoBridge {
+		features = nil
+	}
+	f, err := feed.New(feed.Config{
+		Address:   b.XDS,
+		Identity:  b.ID,
+		TokenFile: b.TokenFile,
+		CAFile:    b.CAFile,
+		StateDir:  b.StateDir,
+		SecretDir: b.SecretDir,
+		Node:      feed.Node{ID: b.ID, UserAgent: "tulle-proxy", Features: features},
+		Gate:      p.group.Gate().Do,
+		Publish:   func(s *conf.Snapshot) { p.publish(ctx, s) },
+		Log:       p.log,
+	})
+	if err != nil {
+		return err
+	}
+	return f.Run(ctx)
+}
+
+// publish puts a snapshot in force: clusters first, then what names them.
+func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
+	p.clusters.Apply(s, loop.Nanotime())
+	warm, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := p.clusters.Warm(warm); err != nil && ctx.Err() == nil {
+		p.log.Warn("some names did not resolve in time", "error", err)
+	}
+	_, bad := p.secrets.Update(s.Secrets)
+	for _, n := range slices.Sorted(maps.Keys(bad)) {
+		p.log.Warn("a certificate cannot be used", "secret", n, "error", bad[n])
+	}
+	p.snapshot.Store(s)
+	var failed []string
+	errs := p.sockets.Update(s.Listeners)
+	for _, n := range slices.Sorted(maps.Keys(errs)) {
+		p.log.Error("a listener cannot be opened", "listener", n, "error", errs[n])
+		failed = append(failed, fmt.Sprintf("%s: %v", n, errs[n]))
+	}
+	switch {
+	case len(failed) > 0:
+		p.waiting.Store("listeners that cannot be opened: " + strings.Join(failed, "; "))
+		p.ready.Store(len(errs) < len(s.Listeners))
+	default:
+		p.ready.Store(true)
+	}
+}
