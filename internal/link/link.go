@@ -73,7 +73,7 @@ func Link(f model.Fragment, s model.Settings) (*Mesh, []model.Notice) {
 	m.authz = authzByNamespace(f.Authz)
 	m.gateways = slices.Clone(f.Gateways)
 	slices.SortStableFunc(m.gateways, func(a, b *model.Gateway) int { return byAge(a.Origin, b.Origin) })
-	m.buildServices(f.Services, &n)
+	m.buildServices(withAddresses(f.Services, m.Settings.VirtualIPs), &n)
 	m.buildDestinations(f.Destinations, &n)
 	m.buildRoutes(f.RouteSets, &n)
 	m.selectors = m.clientSelectors()

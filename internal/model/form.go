@@ -566,7 +566,11 @@ func (f *form) writeOrigin(o Origin) {
 		}
 		return
 	}
-	f.comment = []string{"from", quote(o.Kind, ""), pairText(o.Namespace, o.Name, '/')}
+	object := quote(o.Name, "/")
+	if o.Namespace != "" {
+		object = pairText(o.Namespace, o.Name, '/')
+	}
+	f.comment = []string{"from", quote(o.Kind, ""), object}
 	if o.Field != "" {
 		f.comment = append(f.comment, quote(o.Field, ":"))
 	}
@@ -602,7 +606,10 @@ func (f *form) readOrigin(o *Origin) {
 		return
 	}
 	o.Kind = f.text(c[1])
-	ns, name, _ := cut(c[2], '/')
+	ns, name, ok := cut(c[2], '/')
+	if !ok {
+		ns, name = "", c[2]
+	}
 	o.Namespace, o.Name = f.text(ns), f.text(name)
 	for _, t := range c[3:] {
 		if when, ok := strings.CutPrefix(t, "created="); ok {

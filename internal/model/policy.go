@@ -1,6 +1,9 @@
 package model
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // DestinationPolicy says how clients talk to a host: one DestinationRule.
 type DestinationPolicy struct {
@@ -299,6 +302,9 @@ type Settings struct {
 	AutoMTLS           bool
 	AccessLog          AccessLog
 	ConnectTimeout     time.Duration
+	// VirtualIPs is where Kubernetes Services without an address get one from,
+	// as a cluster would give them; the zero Prefix: they get none.
+	VirtualIPs netip.Prefix
 }
 
 // AccessLog of the mesh.
