@@ -486,15 +486,24 @@ func TestBrokenPromise(t *testing.T) {
 	}
 }
 
+// A response that is broken off never has a clean end: no last chunk, or RST
+// where the end of the connection would be the end of the body.
 func TestResetIsSeen(t *testing.T) {
-	r := newRig()
-	r.in("GET / HTTP/1.1\r\n" + hostLine + "\r\n")
-	p := r.a.Last()
-	p.Stream.SendHead(&stream.Head{Status: 200, Length: -1}, false)
-	p.Stream.Reset(stream.ConnectionLost)
-	r.s.OnClose(nil)
-	if !r.w.Aborted || r.w.Closed || p.Lost != stream.NoReset {
-		t.Errorf("aborted %v closed %v %s", r.w.Aborted, r.w.Closed, p)
+	for _, v := range []string{"1.0", "1.1"} {
+		r := newRig()
+		r.in("GET / HTTP/" + v + "\r\n" + hostLine + "\r\n")
+		p := r.a.Last()
+		p.Stream.SendHead(&stream.Head{Status: 200, Length: -1}, false)
+		p.Stream.SendData([]byte("part"), false)
+		p.Stream.Reset(stream.ConnectionLost)
+		p.Stream.SendData([]byte("late"), true)
+		r.s.OnClose(nil)
+		if r.w.Aborted != (v == "1.0") || r.w.Closed != (v == "1.1") || p.Lost != stream.NoReset {
+			t.Errorf("%s: aborted %v closed %v %s", v, r.w.Aborted, r.w.Closed, p)
+		}
+		if out := r.w.Take(); strings.HasSuffix(out, "0\r\n\r\n") || strings.Contains(out, "late") {
+			t.Errorf("%q", out)
+		}
 	}
 }
 

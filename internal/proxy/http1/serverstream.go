@@ -186,13 +186,19 @@ func (x *serverStream) fail() {
 	x.s.abort()
 }
 
-// Reset implements stream.Stream.
+// Reset implements stream.Stream. A response that has begun never gets a
+// clean end by it.
 func (x *serverStream) Reset(r stream.Reset) {
 	if !x.live {
 		return
 	}
 	x.live, x.peer = false, nil
-	x.s.abort()
+	switch x.out.kind {
+	case untilClose, rawBody:
+		x.s.abort() // a FIN would be a clean end there
+	default:
+		x.s.close() // what is missing shows by the framing
+	}
 }
 
 // Pause implements stream.Stream.

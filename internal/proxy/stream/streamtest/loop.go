@@ -113,13 +113,16 @@ type conn struct {
 // Serve drives a codec on nc; make is called on the loop. The connection is
 // closed when the codec or the peer has closed it.
 func (l *Loop) Serve(nc net.Conn, make func(w stream.Wire) stream.Codec) {
+	l.Do(func() { l.Attach(nc, make) })
+}
+
+// Attach is Serve for callers that are on the loop.
+func (l *Loop) Attach(nc net.Conn, make func(w stream.Wire) stream.Codec) {
 	c := &conn{l: l, nc: nc}
 	c.cond = sync.NewCond(&c.mu)
-	l.Do(func() {
-		c.codec = make(c)
-		go c.read()
-		go c.write()
-	})
+	c.codec = make(c)
+	go c.read()
+	go c.write()
 }
 
 // Listen serves every connection of a listener until it is closed.
