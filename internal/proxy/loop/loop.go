@@ -299,7 +299,7 @@ func (l *Loop) poll() {
 // none and nothing else is to be done.
 func (l *Loop) wait() error {
 	l.poll()
-	if l.evn > 0 || len(l.ready)+len(l.lazy)+len(l.nexts) > 0 {
+	if l.evn > 0 || len(l.ready)+len(l.lazy)+len(l.eager)+len(l.nexts) > 0 {
 		if l.spins++; l.spins&15 == 0 {
 			runtime.Gosched()
 		}
@@ -411,8 +411,8 @@ func (l *Loop) round() (done bool) {
 		c.proceed()
 		l.flush(&l.eager)
 	}
-	l.flush(&l.eager)
 	l.flush(&l.lazy)
+	l.flush(&l.eager)
 	l.cur = nil
 	return true
 }

@@ -115,6 +115,35 @@ func TestManyForwardedTransfers(t *testing.T) {
 	}
 }
 
+// What a flush at the end of a round sets free must not wait for an event that
+// may never come.
+func TestOutputMadeByTheLastFlushIsSent(t *testing.T) {
+	g := start(t, 1)
+	l := g.Loops()[0]
+	quiet, q := adopted(t, l, "127.0.0.1", func(c *Conn) *probe { return newProbe() })
+	nc, _ := adopted(t, l, "127.0.0.1", func(c *Conn) *probe {
+		p := newProbe()
+		c.Lazy(true)
+		p.onBytes = func([]byte) {
+			// More than the high-water mark, which the kernel takes at the flush.
+			for !c.Blocked() {
+				c.out = append(c.out, make([]byte, 10_000)...)
+				c.gauge()
+			}
+			c.mark()
+		}
+		p.onWritable = func() { q.c.SetOut(append(q.c.Out(), "made by the flush"...)) }
+		return p
+	})
+	go io.Copy(io.Discard, nc)
+	nc.Write([]byte("x"))
+	quiet.SetReadDeadline(time.Now().Add(wait))
+	b := make([]byte, 17)
+	if _, err := io.ReadFull(quiet, b); err != nil || string(b) != "made by the flush" {
+		t.Errorf("%q %v", b, err)
+	}
+}
+
 // Everything that can happen to a connection, in any order, from both sides:
 // no panic, OnClose exactly once, nothing left.
 func TestAnyOrderOfCalls(t *testing.T) {
