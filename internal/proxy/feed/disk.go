@@ -259,10 +259,10 @@ func (f *Feed) load(ctx context.Context) {
 			}
 		}
 	}
+	f.status.FromDisk = len(f.stores[lds].entries) > 0
 	f.advance()
-	if len(f.warm.snap.Listeners) > 0 {
-		f.status.FromDisk = true
-		f.c.Log.Info("serving the configuration of an earlier run", "listeners", len(f.warm.snap.Listeners))
+	if f.status.FromDisk {
+		f.c.Log.Info("serving the configuration of an earlier run", "listeners", len(f.stores[lds].entries))
 	}
 }
 

@@ -36,7 +36,8 @@ type Config struct {
 	CertificateTTL  time.Duration // to ask for; 0: the CA's choice
 
 	// Publish is called with every new snapshot by the feed's goroutine, one
-	// call at a time. It should not block for long.
+	// call at a time. It should not block for long. The first one is whole: all
+	// that the control plane told, or else an earlier run.
 	Publish func(*conf.Snapshot)
 	// Gate runs CPU work beside the event loops; an error says to come again.
 	// nil: it is just run.
@@ -56,16 +57,20 @@ type Feed struct {
 
 	// What follows is owned by Run's goroutine.
 
-	stores  [kinds]*store
-	warm    *warmer
-	local   map[string]*conf.Secret // secrets of our own
-	noCA    bool                    // the control plane signs nothing: ask for our pair by SDS
-	link    *link                   // the open stream; nil: none
-	resub   bool                    // what listeners and clusters name has changed
-	disk    *disk
-	wake    time.Time
-	status  Status
-	refused map[ref]string
+	stores [kinds]*store
+	warm   *warmer
+	local  map[string]*conf.Secret // secrets of our own
+	noCA   bool                    // the control plane signs nothing: ask for our pair by SDS
+	link   *link                   // the open stream; nil: none
+	resub  bool                    // what listeners and clusters name has changed
+	disk   *disk
+	wake   time.Time
+	// unpublished is the newest snapshot if it was not yet published.
+	unpublished *conf.Snapshot
+	published   bool      // there was a first one
+	begin       time.Time // when the first one could have been
+	status      Status
+	refused     map[ref]string
 }
 
 // New makes a Feed. Nothing is connected or read before Run, except CAFile.
@@ -176,7 +181,11 @@ func (f *Feed) advance() {
 		s, wake := f.compute(time.Now())
 		f.wake = wake
 		if s != nil {
-			f.c.Publish(s)
+			f.unpublished = s
+		}
+		if f.unpublished != nil && f.presentable(time.Now()) {
+			f.c.Publish(f.unpublished)
+			f.unpublished, f.published = nil, true
 		}
 		if !f.resub {
 			break
@@ -189,6 +198,31 @@ func (f *Feed) advance() {
 	if err := f.disk.flush(time.Now()); err != nil {
 		f.c.Log.Warn("last good configuration is not kept", "error", err)
 	}
+}
+
+// presentable reports whether snapshots may be published. The first one is
+// whole: the control plane has told its clusters and listeners, or an earlier
+// run has, and nothing waits; unless that takes too long.
+func (f *Feed) presentable(now time.Time) bool {
+	switch {
+	case f.published:
+		return true
+	case !f.status.Synced && !f.status.FromDisk:
+		return false
+	case f.warm.waiting() == 0:
+		return true
+	}
+	if f.begin.IsZero() {
+		f.begin = now
+	}
+	until := f.begin.Add(patience + clusterPatience)
+	if !until.After(now) {
+		return true
+	}
+	if f.wake.IsZero() || until.Before(f.wake) {
+		f.wake = until
+	}
+	return false
 }
 
 // touch notes that a resource changed.
