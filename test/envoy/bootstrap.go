@@ -59,7 +59,7 @@ const adsCluster = "ads"
 func base(id string) *bootstrappb.Bootstrap {
 	return &bootstrappb.Bootstrap{
 		Node:  &corepb.Node{Id: id, Cluster: "tulle"},
-		Admin: &bootstrappb.Admin{Address: address(netip.MustParseAddrPort("127.0.0.1:0"))},
+		Admin: &bootstrappb.Admin{Address: &corepb.Address{Address: &corepb.Address_Pipe{Pipe: &corepb.Pipe{Path: AdminPath}}}},
 	}
 }
 

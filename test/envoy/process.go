@@ -5,11 +5,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -18,11 +18,15 @@ import (
 
 // Process is a running Envoy. It ends with its test.
 type Process struct {
-	Admin string // host:port
+	admin http.Client // by unix socket
 	log   *logBuffer
 	done  chan struct{}
 	err   error // of the process, valid once done is closed
 }
+
+// AdminPath in a bootstrap is replaced by the path of a socket of its own when
+// Start writes it down.
+const AdminPath = "@admin@"
 
 // Validate runs envoy --mode validate on a bootstrap in JSON; the error holds
 // what it said.
@@ -44,19 +48,32 @@ func write(t testing.TB, bootstrap []byte) string {
 	return path
 }
 
-// Start runs Envoy with a bootstrap in JSON, whose admin address should have
-// port 0, and returns once its listeners are up.
-func Start(t testing.TB, bootstrap []byte, args ...string) *Process {
+// Start runs Envoy with a bootstrap in JSON and returns once its listeners are
+// up. Alone, it is in a network namespace of its own, where it may open any
+// port and reaches nothing but unix sockets.
+func Start(t testing.TB, bootstrap []byte, alone bool) *Process {
 	t.Helper()
 	binary := Binary(t)
-	adminPath := filepath.Join(t.TempDir(), "admin")
+	dir, err := os.MkdirTemp("", "envoy") // short, for the socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	admin := filepath.Join(dir, "admin")
+	bootstrap = bytes.ReplaceAll(bootstrap, []byte(AdminPath), []byte(admin))
 	p := &Process{log: &logBuffer{}, done: make(chan struct{})}
-	cmd := exec.Command(binary, append([]string{
-		"-c", write(t, bootstrap), "--concurrency", "1", "--disable-hot-restart", "-l", "warning", "--component-log-level", "misc:error",
-		"--admin-address-path", adminPath,
-	}, args...)...)
+	p.admin = http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", admin)
+		},
+	}}
+	cmd := exec.Command(binary, "-c", write(t, bootstrap), "--concurrency", "1", "--disable-hot-restart",
+		"-l", "warning", "--component-log-level", "misc:error,main:error")
 	cmd.Stdout, cmd.Stderr = p.log, p.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if alone {
+		isolate(cmd.SysProcAttr)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start envoy: %v", err)
 	}
@@ -67,22 +84,28 @@ func Start(t testing.TB, bootstrap []byte, args ...string) *Process {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		<-p.done
-		if t.Failed() {
-			t.Logf("envoy said:\n%s", p.Log())
+		if log := p.Log(); t.Failed() && log != "" {
+			t.Logf("envoy said:\n%s", log)
 		}
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	p.wait(ctx, t, "its admin address", func() bool {
-		b, err := os.ReadFile(adminPath)
-		p.Admin = strings.TrimSpace(string(b))
-		return err == nil && p.Admin != ""
-	})
 	p.wait(ctx, t, "readiness", func() bool {
 		status, _, err := p.Get("/ready")
 		return err == nil && status == http.StatusOK
 	})
 	return p
+}
+
+// isolate asks for a network namespace, as whoever we are.
+func isolate(a *syscall.SysProcAttr) {
+	a.Cloneflags = syscall.CLONE_NEWNET
+	if os.Getuid() == 0 {
+		return
+	}
+	a.Cloneflags |= syscall.CLONE_NEWUSER
+	a.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+	a.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 }
 
 // wait polls until ok. Envoy has no other way to tell.
@@ -114,8 +137,7 @@ func (p *Process) Await(t testing.TB, path, what string, ok func(body string) bo
 
 // Get asks the admin interface.
 func (p *Process) Get(path string) (status int, body string, err error) {
-	c := http.Client{Timeout: 5 * time.Second}
-	resp, err := c.Get("http://" + p.Admin + path)
+	resp, err := p.admin.Get("http://envoy" + path)
 	if err != nil {
 		return 0, "", fmt.Errorf("ask envoy %s: %w", path, err)
 	}

@@ -25,7 +25,7 @@ func envoyEngine(delta bool) Engine {
 		if err != nil {
 			t.Fatal(err)
 		}
-		envoy.Start(t, b)
+		envoy.Start(t, b, false)
 		accepted(t, p, r.ID)
 	}}
 }

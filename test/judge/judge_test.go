@@ -22,19 +22,7 @@ type stage struct {
 func TestEnvoy(t *testing.T) {
 	for name, e := range map[string]Engine{"delta": envoyEngine(true), "state-of-the-world": envoyEngine(false)} {
 		t.Run(name, func(t *testing.T) {
-			s := setStage(t, e)
-			for _, r := range readRequests(t) {
-				for _, role := range r.roles() {
-					a, err := s.ask(r, role)
-					if err != nil {
-						t.Errorf("requests.txt:%d %s: %s\n\t%v", r.line, role, r.text, err)
-						continue
-					}
-					for _, w := range r.check(a) {
-						t.Errorf("requests.txt:%d %s: %s\n\t%s", r.line, role, r.text, w)
-					}
-				}
-			}
+			run(t, setStage(t, e))
 		})
 	}
 }
