@@ -14,12 +14,7 @@ func (m *Mesh) checkRouteSet(r *routeSet, n *notices) {
 		}
 	}
 	if slices.Contains(r.Gateways, "mesh") {
-		reg := m.registry(r.Namespace)
-		for _, h := range r.hosts {
-			if !wild(h) && reg.byHost[h] == nil {
-				n.add(model.Warning, model.NotFound, r.Origin, "%s; at sidecars its HTTP rules act on port 80 only", m.unknown(h, r.Namespace))
-			}
-		}
+		m.checkMeshHosts(r, n)
 	}
 	for i := range r.http {
 		h := &r.http[i]
@@ -36,6 +31,28 @@ func (m *Mesh) checkRouteSet(r *routeSet, n *notices) {
 		m.checkBackends(r, r.tcp[i].Backends, r.tcp[i].Origin, n)
 	}
 	checkReach(r, n)
+}
+
+// checkMeshHosts reports hosts without a service, and HTTP rules for services
+// whose ports are not HTTP.
+func (m *Mesh) checkMeshHosts(r *routeSet, n *notices) {
+	if len(r.http) == 0 {
+		return
+	}
+	reg := m.registry(r.Namespace)
+	for _, h := range r.hosts {
+		if wild(h) {
+			continue
+		}
+		svc := reg.byHost[h]
+		if svc == nil {
+			n.add(model.Warning, model.NotFound, r.Origin, "%s; at sidecars its HTTP rules act on port 80 only", m.unknown(h, r.Namespace))
+			continue
+		}
+		if !slices.ContainsFunc(svc.Ports, func(p model.Port) bool { return p.Protocol.IsHTTP() || p.Protocol == model.Sniff }) {
+			n.add(model.Warning, model.Unreachable, r.Origin, "its HTTP rules for %s never act at sidecars: no port of %s speaks HTTP (a port's protocol comes from appProtocol or its name, as http-web)", h, where(svc.Origin))
+		}
+	}
 }
 
 // checkBinding reports a gateway that is not there, and hosts that no server of
@@ -352,9 +369,43 @@ func (m *Mesh) checkDestination(d *destination, n *notices) {
 	if wild(d.host) {
 		return
 	}
+	checkTLS(d, found[0], n)
 	for _, sub := range d.subsets {
 		if !m.selectsSome(found[0], sub.Labels) {
 			n.add(model.Warning, model.NotFound, sub.Origin, "subset %s selects no endpoint of %s (labels %v)", sub.Name, d.host, labelText(sub.Labels))
+		}
+	}
+}
+
+// checkTLS reports a rule whose TLS does not fit what the servers ask for.
+func checkTLS(d *destination, svc *service, n *notices) {
+	for _, p := range svc.Ports {
+		tls := d.policyFor(p.Number, nil).TLS
+		if tls == nil || tls.Mode == model.TLSAuto || p.Protocol == model.UDP {
+			continue
+		}
+		at := d.by
+		if tls.Origin.Kind != "" {
+			at = tls.Origin
+		}
+		mesh := tls.Mode == model.TLSIstioMutual
+		for i := range svc.endpoints {
+			e := &svc.endpoints[i]
+			if e.workload == nil {
+				continue
+			}
+			mode := e.server.port(e.port(p))
+			switch {
+			case mesh && !e.workload.MTLS:
+				n.add(model.Error, model.Conflict, at, "mesh mTLS to port %d of %s fails at %s, which has no sidecar", p.Number, svc.Host, where(e.workload.Origin))
+			case mesh && mode == model.MTLSDisable:
+				n.add(model.Error, model.Conflict, at, "mesh mTLS to port %d of %s fails at %s, whose PeerAuthentication says DISABLE", p.Number, svc.Host, where(e.workload.Origin))
+			case !mesh && e.workload.MTLS && mode == model.MTLSStrict:
+				n.add(model.Error, model.Conflict, at, "port %d of %s takes mesh mTLS only (PeerAuthentication STRICT at %s), and this rule makes clients come without", p.Number, svc.Host, where(e.workload.Origin))
+			default:
+				continue
+			}
+			break
 		}
 	}
 }

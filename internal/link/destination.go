@@ -91,8 +91,10 @@ func (m *Mesh) buildDestinations(list []*model.DestinationPolicy, n *notices) {
 		d.merge(p, n)
 	}
 	for _, d := range x.all {
-		rules(x.local, d.ns).add(d)
-		private := !d.export.public && len(d.export.names) == 0
+		if d.export.to(d.ns) {
+			rules(x.local, d.ns).add(d)
+		}
+		private := !d.export.public && d.export.own != "" && len(d.export.names) == 0
 		if !private {
 			rules(x.exported, d.ns).add(d)
 		} else if d.ns == m.Settings.RootNamespace {
@@ -138,6 +140,10 @@ func (d *destination) merge(p *model.DestinationPolicy, n *notices) {
 	}
 	for i := range p.Subsets {
 		s := &p.Subsets[i]
+		if s.Name == "" {
+			n.add(model.Error, model.Invalid, s.Origin, "a subset needs a name")
+			continue
+		}
 		if old := d.subset(s.Name); old != nil {
 			n.add(model.Warning, model.Conflict, s.Origin, "subset %s of %s is already defined by %s", s.Name, d.host, where(old.Origin))
 			continue

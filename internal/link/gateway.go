@@ -99,6 +99,10 @@ func (m *Mesh) openPorts(labels map[string]string, listen func(uint16) []uint16,
 		}
 		for i := range g.Servers {
 			s := openServer{g, &g.Servers[i], serverHosts(g, &g.Servers[i])}
+			if len(s.hosts) == 0 {
+				n.add(model.Error, model.Invalid, s.server.Origin, "it has no hosts and serves nothing")
+				continue
+			}
 			for _, port := range listen(s.server.Port.Number) {
 				p := find(port, s.server.Bind)
 				if p == nil {
