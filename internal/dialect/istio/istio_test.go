@@ -92,6 +92,22 @@ func TestFields(t *testing.T) {
 	}
 }
 
+// Every kind is read alike in every served version, and no other.
+func TestVersions(t *testing.T) {
+	for name, k := range kinds {
+		group, kind, _ := strings.Cut(name, "/")
+		for _, v := range append([]string{"v2"}, k.versions...) {
+			text := "apiVersion: " + group + "/" + v + "\nkind: " + kind + "\nmetadata: {name: a}\nspec: {}\n"
+			objects, _ := file.Parse("f", []byte(text))
+			_, notices := Reader{}.Read(claimed(objects))
+			refused := slices.ContainsFunc(notices, func(n model.Notice) bool { return n.Reason == model.UnknownKind })
+			if refused != (v == "v2") {
+				t.Errorf("%s/%s %s: %v", group, v, kind, notices)
+			}
+		}
+	}
+}
+
 func keys(m map[string]string) map[string]bool {
 	out := make(map[string]bool)
 	for k := range m {

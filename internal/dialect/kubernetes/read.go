@@ -25,7 +25,7 @@ func (Reader) Name() string { return "kubernetes" }
 
 // kinds that are read or known to say nothing to a mesh.
 var kinds = map[string][]string{
-	"v1":                  {"Namespace", "Service", "Pod", "Secret", "ConfigMap", "ServiceAccount"},
+	"v1":                  {"Namespace", "Service", "Endpoints", "Pod", "Secret", "ConfigMap", "ServiceAccount"},
 	"apps/v1":             {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"},
 	"discovery.k8s.io/v1": {"EndpointSlice"},
 }
@@ -46,6 +46,7 @@ func (k Reader) Read(objects []*source.Object) (model.Fragment, []model.Notice) 
 		reports = append(reports, r)
 	}
 	in.attachSlices()
+	in.attachEndpoints()
 	var notices []model.Notice
 	for _, r := range reports {
 		notices = append(notices, r.Notices...)
@@ -55,9 +56,10 @@ func (k Reader) Read(objects []*source.Object) (model.Fragment, []model.Notice) 
 
 // input collects what one call of Read understands.
 type input struct {
-	domain string
-	out    model.Fragment
-	slices []slice
+	domain    string
+	out       model.Fragment
+	slices    []slice
+	endpoints []oldEndpoints
 }
 
 func (in *input) object(r *dialect.Report) {
@@ -68,6 +70,11 @@ func (in *input) object(r *dialect.Report) {
 		in.service(r)
 	case "EndpointSlice":
 		in.endpointSlice(r)
+	case "Endpoints":
+		var e corev1.Endpoints //nolint:staticcheck // old, and still in people's files
+		if decode(r, &e) {
+			in.endpoints = append(in.endpoints, oldEndpoints{r, e})
+		}
 	case "Pod":
 		in.pod(r)
 	case "Deployment":
@@ -145,4 +152,10 @@ type slice struct {
 	report  *dialect.Report
 	service string
 	content discoveryv1.EndpointSlice
+}
+
+// oldEndpoints is a read Endpoints object that waits for its Service.
+type oldEndpoints struct {
+	report  *dialect.Report
+	content corev1.Endpoints //nolint:staticcheck // as above
 }

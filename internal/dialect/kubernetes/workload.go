@@ -1,7 +1,6 @@
 package kubernetes
 
 import (
-	"fmt"
 	"math"
 	"net/netip"
 	"strings"
@@ -22,8 +21,6 @@ const (
 	templateAnnotated = "inject.istio.io/templates"
 	defaultAccount    = "default"
 )
-
-func index(path string, i int) string { return fmt.Sprintf("%s[%d]", path, i) }
 
 func (in *input) pod(r *dialect.Report) {
 	var p corev1.Pod

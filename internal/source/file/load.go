@@ -143,9 +143,6 @@ func list(paths []string) ([]string, []model.Notice, error) {
 	for _, p := range paths {
 		st, err := os.Stat(p)
 		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil, nil, fmt.Errorf("%s: no such file or directory: %w", p, fs.ErrNotExist)
-			}
 			return nil, nil, fmt.Errorf("read %s: %w", p, cause(err))
 		}
 		if !st.IsDir() {

@@ -198,8 +198,8 @@ func TestWatchFollowsLinks(t *testing.T) {
 
 func TestMissingPathIsAProgramError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "nowhere")
-	want := path + ": no such file or directory"
-	if _, err := Load([]string{path}); !errors.Is(err, os.ErrNotExist) || !strings.HasPrefix(err.Error(), want) {
+	want := "read " + path + ": no such file or directory"
+	if _, err := Load([]string{path}); !errors.Is(err, os.ErrNotExist) || err.Error() != want {
 		t.Errorf("Load: %v", err)
 	}
 	err := (&Watcher{Paths: []string{path}}).Watch(context.Background(), func(source.Snapshot) {})
