@@ -445,12 +445,12 @@ func TestIdentity(t *testing.T) {
 		if b, _ := w.last(); b.Secrets["default"] != a.Secrets["default"] {
 			t.Error("renewed too early")
 		}
-		ca.err = errors.New("not now")
+		p.fail(errors.New("not now"))
 		time.Sleep(2 * time.Hour)
 		if b, _ := w.last(); b.Secrets["default"] != a.Secrets["default"] {
 			t.Error("lost")
 		}
-		ca.err = nil
+		p.fail(nil)
 		time.Sleep(2 * lastSign)
 		b, _ := w.last()
 		if b.Secrets["default"] == a.Secrets["default"] || b.Secrets["ROOTCA"] != a.Secrets["ROOTCA"] {

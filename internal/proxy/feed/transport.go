@@ -146,6 +146,9 @@ func (g *grpcTransport) close() error { return g.conn.Close() }
 
 // plain is a gRPC error in words of ours.
 func plain(err error) error {
+	if err == nil {
+		return nil
+	}
 	st, ok := status.FromError(err)
 	switch {
 	case !ok:

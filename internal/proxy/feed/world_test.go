@@ -76,6 +76,13 @@ func (p *plane) setDown(v bool) {
 	p.mu.Unlock()
 }
 
+// fail makes the CA answer err from now on.
+func (p *plane) fail(err error) {
+	p.mu.Lock()
+	p.ca.err = err
+	p.mu.Unlock()
+}
+
 func (p *plane) call(_ context.Context, _ string, in []byte) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -189,6 +196,7 @@ func nameOf(m proto.Message) string {
 type world struct {
 	*Feed
 	plane *plane
+	mu    sync.Mutex
 	snaps []*conf.Snapshot
 	stop  func()
 }
@@ -199,7 +207,11 @@ func run(t *testing.T, p *plane, edit func(*Config)) *world {
 	w := &world{plane: p}
 	c := Config{Address: "unix:///nowhere", Node: Node{ID: "shop/web-1", UserAgent: "tulle-proxy", Version: "1", Features: []string{"f"}, Metadata: map[string]string{"a": "b"}},
 		Identity: "shop/web-1", NoCertificate: true, transport: p, Log: slog.New(slog.DiscardHandler),
-		Publish: func(s *conf.Snapshot) { w.snaps = append(w.snaps, s) }}
+		Publish: func(s *conf.Snapshot) {
+			w.mu.Lock()
+			w.snaps = append(w.snaps, s)
+			w.mu.Unlock()
+		}}
 	if edit != nil {
 		edit(&c)
 	}
@@ -229,6 +241,8 @@ func run(t *testing.T, p *plane, edit func(*Config)) *world {
 // last is the newest snapshot, and how many there were.
 func (w *world) last() (*conf.Snapshot, int) {
 	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if len(w.snaps) == 0 {
 		return nil, 0
 	}
