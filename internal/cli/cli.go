@@ -46,6 +46,7 @@ func commands(t *terminal) []*cobra.Command {
 	return []*cobra.Command{
 		translateCommand(t),
 		validateCommand(t),
+		explainCommand(t),
 		upCommand(t),
 		runCommand(t),
 		demoCommand(t),

@@ -1,0 +1,353 @@
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/lower"
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
+)
+
+type originT = model.Origin
+
+// target is the workload that a request arrives at.
+type target struct {
+	workload *model.Workload
+	addr     netip.AddrPort
+	cluster  *conf.Cluster
+	tls      *conf.ClientTLS // that the caller's proxy speaks to it
+}
+
+// arrive checks the destinations, then runs the inbound side of one of them.
+func (r *run) arrive(s *side, to *hop) error {
+	r.a.Outcome = Routed
+	s.destinations(r, to.clusters)
+	r.reachable(s, to)
+	t, err := r.choose(s, to)
+	if err != nil || t == nil {
+		return err
+	}
+	return r.inbound(t, to.http)
+}
+
+// reachable tells of clusters that are missing or empty; when all are, that is
+// what the client sees.
+func (r *run) reachable(s *side, to *hop) {
+	var last telemetry.Outcome
+	bad := 0
+	for i := range to.clusters {
+		c := &to.clusters[i]
+		h := s.clusters.Get(c.Name)
+		switch {
+		case h == nil:
+			s.stepAt("cluster", "no_match", c.Name+" is not in the mesh: no service has this host, port and subset", s.origin(c.Origin))
+			last = telemetry.NoCluster(0)
+		case h.Conf().Type != conf.ClusterOriginalDst && available(h) == 0 && r.template(s, h.Conf()) == nil:
+			s.stepAt("endpoint", "no_healthy", fmt.Sprintf("%s has no endpoint that may be picked: %s", c.Name, whichEndpoints(s, c.Name)), s.origin(lastOf(h.Conf().Origin)))
+			last = telemetry.NoHealthy
+		default:
+			continue
+		}
+		if c.Weight > 0 || len(to.clusters) == 1 {
+			bad++
+		}
+	}
+	if bad > 0 && bad == weighty(to.clusters) {
+		r.a.ResponseFlags = last.Flag.String()
+		if to.http {
+			r.a.Status = last.Status
+		}
+	}
+}
+
+func weighty(cs []conf.WeightedCluster) int {
+	if len(cs) == 1 {
+		return 1
+	}
+	n := 0
+	for i := range cs {
+		if cs[i].Weight > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+func lastOf(ids []string) string {
+	if len(ids) == 0 {
+		return ""
+	}
+	return ids[len(ids)-1]
+}
+
+// modelCluster is the cluster in the model.
+func modelCluster(s *side, name string) *model.Cluster {
+	i := slices.IndexFunc(s.view.Clusters, func(c *model.Cluster) bool { return c.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return s.view.Clusters[i]
+}
+
+// whichEndpoints says what was looked for.
+func whichEndpoints(s *side, name string) string {
+	c := modelCluster(s, name)
+	switch {
+	case c == nil || c.Service == nil:
+		return "it lists none"
+	case len(c.Endpoints) > 0:
+		return fmt.Sprintf("none of its %d endpoints is ready", len(c.Endpoints))
+	case len(c.Labels) > 0:
+		return fmt.Sprintf("no workload of %s has the labels %s of subset %s", c.Service.Host, labels(c.Labels), c.Subset)
+	case len(c.Service.Selector) > 0:
+		return fmt.Sprintf("no workload in namespace %s has the labels %s", c.Service.Namespace, labels(c.Service.Selector))
+	}
+	return "its service has no selector and lists none"
+}
+
+func labels(m map[string]string) string {
+	var out []string
+	for k, v := range m {
+		out = append(out, k+"="+v)
+	}
+	slices.Sort(out)
+	return strings.Join(out, ",")
+}
+
+// choose finds the workload whose inbound side is explained: --to, else the
+// first endpoint of the first destination, else a Deployment that would be it.
+func (r *run) choose(s *side, to *hop) (*target, error) {
+	want := r.q.To
+	if want != "" {
+		if _, err := r.c.Workload(want); err != nil {
+			return nil, err
+		}
+	}
+	var first *target
+	for i := range to.clusters {
+		h := s.clusters.Get(to.clusters[i].Name)
+		if h == nil || to.clusters[i].Weight == 0 && len(to.clusters) > 1 {
+			continue
+		}
+		for _, t := range r.candidates(s, h) {
+			if want == "" || t.workload.Namespace+"/"+t.workload.Name == want || t.workload.Owner != "" && t.workload.Namespace+"/"+t.workload.Owner == want {
+				return t, nil
+			}
+			if first == nil {
+				first = t
+			}
+		}
+		if first == nil {
+			first = &target{cluster: h.Conf()}
+		}
+	}
+	if want == "" || first == nil {
+		return nil, nil
+	}
+	w := r.workload(want)
+	s.step("endpoint", "chosen", want+" is no endpoint of the destinations; its inbound policies are asked all the same")
+	t := &target{workload: w, cluster: first.cluster, tls: first.tls, addr: first.addr}
+	t.addr = netip.AddrPortFrom(workloadAddr(w), r.targetPort(s, first.cluster, w))
+	if t.tls == nil && w.MTLS && len(first.cluster.TLSMatches) > 0 {
+		t.tls = first.cluster.TLSMatches[0].TLS
+	}
+	return t, nil
+}
+
+// candidates of a cluster: its endpoints that are workloads, or the Deployment
+// that stands for them.
+func (r *run) candidates(s *side, h *cluster.Handle) []*target {
+	var out []*target
+	mc := modelCluster(s, h.Name)
+	for _, e := range h.Endpoints() {
+		if mc == nil {
+			break
+		}
+		i := slices.IndexFunc(mc.Endpoints, func(m model.ClusterEndpoint) bool {
+			a, err := netip.ParseAddr(m.Address)
+			return err == nil && netip.AddrPortFrom(a.Unmap(), m.Port) == e.Addr
+		})
+		if i < 0 {
+			continue
+		}
+		if w := r.workload(mc.Endpoints[i].Workload); w != nil {
+			out = append(out, &target{workload: w, addr: e.Addr, cluster: h.Conf(), tls: e.TLS})
+		}
+	}
+	if w := r.template(s, h.Conf()); w != nil && len(out) == 0 {
+		t := &target{workload: w, addr: netip.AddrPortFrom(workloadAddr(w), r.targetPort(s, h.Conf(), w)), cluster: h.Conf(), tls: h.Conf().TLS}
+		if w.MTLS && len(h.Conf().TLSMatches) > 0 {
+			t.tls = h.Conf().TLSMatches[0].TLS
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+func (r *run) workload(name string) *model.Workload {
+	var found *model.Workload
+	for _, w := range r.c.Fragment.Workloads {
+		if w.Namespace+"/"+w.Name == name && (found == nil || found.Template) {
+			found = w
+		}
+	}
+	return found
+}
+
+// template is a Deployment that the cluster's service and subset select: with
+// files alone, nothing runs yet.
+func (r *run) template(s *side, c *conf.Cluster) *model.Workload {
+	mc := modelCluster(s, c.Name)
+	if mc == nil || mc.Service == nil || len(mc.Service.Selector) == 0 {
+		return nil
+	}
+	for _, w := range r.c.Fragment.Workloads {
+		if w.Template && w.Namespace == mc.Service.Namespace && has(w.Labels, mc.Service.Selector) && has(w.Labels, mc.Labels) {
+			return w
+		}
+	}
+	return nil
+}
+
+func has(labels, want map[string]string) bool {
+	for k, v := range want {
+		if labels[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+func workloadAddr(w *model.Workload) netip.Addr {
+	if a, err := netip.ParseAddr(w.Address); err == nil {
+		return a.Unmap()
+	}
+	return nobody
+}
+
+// targetPort of a workload behind a cluster.
+func (r *run) targetPort(s *side, c *conf.Cluster, w *model.Workload) uint16 {
+	mc := modelCluster(s, c.Name)
+	if mc == nil {
+		return r.port
+	}
+	switch p := mc.Port; {
+	case p.Target != 0:
+		return p.Target
+	case p.TargetName != "" && w.Ports[p.TargetName] != 0:
+		return w.Ports[p.TargetName]
+	default:
+		return p.Number
+	}
+}
+
+// inbound runs the destination's proxy.
+func (r *run) inbound(t *target, http bool) error {
+	name := t.workload.Namespace + "/" + t.workload.Name
+	cl, err := r.c.Workload(name)
+	if err != nil {
+		return err
+	}
+	cl.Features = []string{lower.FeatureBridge}
+	if !t.workload.MTLS || t.workload.Gateway {
+		r.a.Steps = append(r.a.Steps, Step{Proxy: name, Stage: "inbound", Verdict: "reached", Why: "no sidecar of the mesh is in front of this workload"})
+		return nil
+	}
+	s := newSide(name, r.c.Mesh.View(cl), r.a)
+	defer s.close()
+	if t.workload.Template {
+		s.stepAt("endpoint", "assumed", "no running copy is known; the description of the workload stands for one", t.workload.Origin)
+	}
+	in := inflight{destination: t.addr, source: netip.AddrPortFrom(r.source, 0)}
+	if !r.secure(s, t, &in, cl) {
+		return nil
+	}
+	l := s.snap.Listeners["virtualInbound"]
+	if l == nil {
+		s.step("listener", "no_match", "the workload's proxy has no inbound listener")
+		return nil
+	}
+	before := *r.a
+	s.admit(r, l, &in, http)
+	// the caller's side stays what the answer is about
+	r.a.Listener, r.a.VirtualHost, r.a.Route = before.Listener, before.VirtualHost, before.Route
+	r.a.Request, r.a.Destinations, r.a.Timeout, r.a.Retries = before.Request, before.Destinations, before.Timeout, before.Retries
+	if r.a.Outcome == "" {
+		r.a.Outcome = before.Outcome
+	}
+	if r.a.Outcome == Routed || r.a.Outcome == Passthrough {
+		r.a.Outcome, r.a.Status, r.a.ResponseFlags = before.Outcome, before.Status, before.ResponseFlags
+		s.step("inbound", "reached", fmt.Sprintf("the request reaches the program at port %d", t.addr.Port()))
+	}
+	return nil
+}
+
+// admit runs the inbound listener; a connection that no chain takes is one
+// that the port's mTLS mode refuses.
+func (s *side) admit(r *run, l *conf.Listener, in *inflight, http bool) {
+	policy, declared := s.view.InboundDefault, "an undeclared port"
+	for _, p := range s.view.Inbound {
+		if p.Port == in.destination.Port() {
+			policy, declared = p.Policy, "port "+fmt.Sprint(p.Port)
+		}
+	}
+	speaks := "plain text"
+	if in.tls {
+		speaks = "mesh mTLS"
+	}
+	refused := policy.MTLS == model.MTLSStrict && !in.tls || policy.MTLS == model.MTLSDisable && in.tls
+	verdict := map[bool]string{true: "refused", false: "accepted"}[refused]
+	s.stepAt("mtls", verdict, fmt.Sprintf("%s is %s and the caller speaks %s", declared, policy.MTLS, speaks), policy.MTLSOrigin)
+	r.a.Outcome = ""
+	to := s.connection(r, l, in)
+	if refused && to != nil {
+		s.step("mtls", "BUG", "the listener takes what its mode refuses")
+	}
+	if r.a.Outcome == NoListener || refused {
+		r.a.Outcome = TLSError
+	}
+	if r.a.Outcome == TLSError && http {
+		o := telemetry.ConnectFailed
+		r.a.Status, r.a.ResponseFlags = o.Status, o.Flag.String()
+		if !in.tls {
+			r.a.ResponseFlags = telemetry.FlagUC.String()
+		}
+	}
+	if to != nil {
+		r.a.Outcome = Routed
+	}
+}
+
+// secure sets up what the caller's proxy says to the destination: mTLS with an
+// identity, plain text, or TLS that the destination's sidecar cannot open.
+func (r *run) secure(s *side, t *target, in *inflight, cl model.Client) bool {
+	if t.tls == nil {
+		if r.q.As != "" {
+			s.step("tls", "none", "the connection is plain text: no identity can be seen, also not "+r.q.As)
+		}
+		return true
+	}
+	in.tls, in.sni, in.alpn = true, t.tls.SNI, t.tls.ALPN
+	if !t.tls.Mesh {
+		return true
+	}
+	server := principal(r.c.Mesh.Settings.TrustDomain, cl)
+	if len(t.tls.SANs) > 0 && !slices.ContainsFunc(t.tls.SANs, func(m conf.StringMatch) bool { return route.Text(&m, server) }) {
+		s.step("tls", "failed", fmt.Sprintf("the caller expects another identity than %s", server))
+		r.a.Outcome, r.a.Status, r.a.ResponseFlags = TLSError, telemetry.ConnectFailed.Status, telemetry.ConnectFailed.Flag.String()
+		return false
+	}
+	who := r.self
+	if r.q.As != "" {
+		who = "spiffe://" + strings.TrimPrefix(r.q.As, "spiffe://")
+	}
+	in.mutual, in.principals = true, []string{who}
+	s.step("tls", "mutual", "the caller shows the identity "+who)
+	return true
+}

@@ -1,0 +1,109 @@
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/why"
+)
+
+// sidecarListener finds where a captured connection of the caller arrives.
+func (r *run) sidecarListener(s *side, in *inflight) *conf.Listener {
+	addr, text := r.address(s)
+	in.destination = netip.AddrPortFrom(addr, r.port)
+	s.step("destination", "found", text)
+	v := s.snap.Listeners["virtualOutbound"]
+	if v == nil {
+		s.step("listener", "no_match", "the proxy has no outbound listener")
+		return nil
+	}
+	var w why.Why
+	l := s.index.Handover(v, in.destination, &w)
+	s.tell(&w, true)
+	return l
+}
+
+// address is where the caller's program would connect to, and how that is known.
+func (r *run) address(s *side) (netip.Addr, string) {
+	if a, err := netip.ParseAddr(r.host); err == nil {
+		return a.Unmap(), "the URL names the address " + a.String()
+	}
+	svc := service(s.view, r.host)
+	if svc == nil {
+		return somewhere, fmt.Sprintf("%s is no service that %s may see; %s stands for its address", r.host, s.name, somewhere)
+	}
+	for _, p := range svc.Addresses {
+		return p.Addr(), fmt.Sprintf("%s is service %s at %s", r.host, svc.Host, p.Addr())
+	}
+	if svc.Headless || svc.Resolution == model.Passthrough {
+		for _, c := range s.view.Clusters {
+			if c.Service != svc {
+				continue
+			}
+			for _, e := range c.Endpoints {
+				if a, err := netip.ParseAddr(e.Address); err == nil {
+					return a.Unmap(), fmt.Sprintf("%s is service %s without an address of its own; its endpoint %s is called", r.host, svc.Host, a)
+				}
+			}
+		}
+	}
+	return somewhere, fmt.Sprintf("%s is service %s without an address; %s stands for one", r.host, svc.Host, somewhere)
+}
+
+// service that a client means by a host name: its own name, or one of the short
+// names of a Kubernetes service.
+func service(v *model.View, host string) *model.Service {
+	var wild *model.Service
+	for _, c := range v.Clusters {
+		svc := c.Service
+		switch {
+		case svc == nil:
+		case svc.Host == host:
+			return svc
+		case svc.Kubernetes && slices.Contains(shortNames(svc, v.Client.Namespace), host):
+			return svc
+		case strings.HasPrefix(svc.Host, "*") && strings.HasSuffix(host, svc.Host[1:]) && (wild == nil || len(svc.Host) > len(wild.Host)):
+			wild = svc
+		}
+	}
+	return wild
+}
+
+func shortNames(svc *model.Service, from string) []string {
+	out := []string{svc.Name + "." + svc.Namespace, svc.Name + "." + svc.Namespace + ".svc"}
+	if svc.Namespace == from {
+		out = append(out, svc.Name)
+	}
+	return out
+}
+
+// gatewayListener finds the gateway's socket by the port that clients use: the
+// Gateway's, or the one the process really opens.
+func (r *run) gatewayListener(s *side, in *inflight) *conf.Listener {
+	var ports []string
+	for _, p := range s.view.Servers {
+		if p.External == r.port || p.Port == r.port {
+			l := s.snap.Listeners[p.Name]
+			if l == nil {
+				break
+			}
+			in.destination = netip.AddrPortFrom(r.source, p.Port)
+			if p.Listen.IsValid() {
+				in.destination = p.Listen
+			}
+			s.stepAt("listener", "matched", fmt.Sprintf("port %d is listener %s", r.port, l.Name), p.Origin)
+			return l
+		}
+		ports = append(ports, fmt.Sprint(p.External))
+	}
+	open := "none"
+	if len(ports) > 0 {
+		open = strings.Join(ports, ", ")
+	}
+	s.step("listener", "no_match", fmt.Sprintf("the gateway does not listen on port %d; it listens on: %s", r.port, open))
+	return nil
+}
