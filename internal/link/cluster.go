@@ -68,11 +68,12 @@ func (m *Mesh) cluster(role model.Role, s *service, p model.Port, d *destination
 		Service: s.Service, Port: p, External: s.External, Resolution: s.Resolution,
 		Origins: []model.Origin{s.Origin},
 	}
-	if sub != nil {
-		c.Subset, c.Labels = sub.Name, sub.Labels
-	}
 	if d != nil {
 		c.Origins = append(c.Origins, d.origins...)
+	}
+	if sub != nil {
+		c.Subset, c.Labels = sub.Name, sub.Labels
+		c.Origins = append(c.Origins, sub.Origin)
 	}
 	c.Name = clusterName(p.Number, c.Subset, s.Host)
 	c.Endpoints = selectEndpoints(s.at(p), c.Labels)

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/model"
 )
@@ -103,7 +104,7 @@ func (s *site) route(r *routeSet, h *model.HTTPRule, mt *model.HTTPMatch) *model
 	if h.Timeout != nil {
 		out.Timeout = *h.Timeout
 	}
-	out.Operation = operation(r, out, s.port)
+	defer func() { out.Operation = operation(r, out, s.port) }()
 	s.authority(out)
 	if out.Redirect != nil {
 		out.Redirect = s.redirect(*out.Redirect)
@@ -130,21 +131,23 @@ func (s *site) route(r *routeSet, h *model.HTTPRule, mt *model.HTTPMatch) *model
 	return out
 }
 
-// operation names the route for traces: the cluster's host and port are not
-// known for weighted routes, so the route set's name stands for them.
+// operation names the route for traces, as Istio does: by its only destination,
+// else by the route set.
 func operation(r *routeSet, out *model.Route, port uint16) string {
 	path := "/*"
-	if p := out.Match.Path; p != nil && p.Kind != model.Regex {
-		path = p.Value
-		if p.Kind != model.Exact {
-			path += "*"
+	if p := out.Match.Path; p != nil {
+		switch p.Kind {
+		case model.Exact, model.Regex:
+			path = p.Value
+		case model.Prefix, model.PathPrefix:
+			path = p.Value + "*"
 		}
 	}
-	name := r.Name
-	if len(r.hosts) == 1 && !wild(r.hosts[0]) {
-		name = r.hosts[0]
+	if len(out.Backends) == 1 {
+		parts := strings.Split(out.Backends[0].Cluster, "|")
+		return parts[3] + ":" + parts[1] + path
 	}
-	return name + ":" + strconv.Itoa(int(port)) + path
+	return r.Name + ":" + strconv.Itoa(int(port)) + path
 }
 
 // authority moves a Host header that is set at the route into its rewrite; an
