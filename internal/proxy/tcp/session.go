@@ -57,6 +57,7 @@ type session struct {
 	idle     loop.Timer
 	onIdle   func()
 	dial     pool.Dialing
+	early    []byte // read before there was an upstream; at most one read
 	downEOF  bool
 	upEOF    bool
 	over     bool
@@ -166,6 +167,13 @@ func (s *session) dialed(c *loop.Conn, h *mtls.Handshake, err error) {
 	s.env.Reporter.Opened(s.env.Loop, &s.rec)
 	c.Swap(&s.upCodec)
 	s.touch()
+	if len(s.early) > 0 {
+		c.Write(s.early)
+		s.early = nil
+	}
+	if s.downEOF {
+		c.CloseWrite()
+	}
 	s.down.PauseRead(false)
 }
 
@@ -230,8 +238,6 @@ func (s *session) eof(from *bool, to *loop.Conn) {
 	}
 	if to != nil {
 		to.CloseWrite()
-	} else {
-		s.end(nil)
 	}
 }
 
@@ -249,6 +255,10 @@ type downstream struct{ s *session }
 
 func (d *downstream) OnBytes(p []byte) {
 	s := d.s
+	if s.up == nil { // came with the end of the handshake, before reading was stopped
+		s.early = append(s.early, p...)
+		return
+	}
 	s.touch()
 	s.up.Write(p)
 	if s.up.Blocked() {
