@@ -86,6 +86,10 @@ func (c *Client) OnBytes(p []byte) {
 		c.end(false, nil)
 		return
 	}
+	if !c.cur().reqBegun { // the same, while a request is about to be sent
+		c.lost("upstream closed before the request")
+		return
+	}
 	c.cur().answered = true
 	if len(c.in) > 0 {
 		c.in = append(c.in, p...)
@@ -141,13 +145,13 @@ func (c *Client) OnClose(err error) {
 	case x.answered:
 		x.reset(stream.ConnectionLost, "upstream connection lost within the response")
 	default:
-		x.reset(stream.ConnectionLost, "upstream connection lost before the response")
+		x.reset(x.loss(), "upstream connection lost before the response")
 	}
 }
 
 func (c *Client) lost(detail string) {
 	c.end(true, nil)
-	c.cur().reset(stream.ConnectionLost, detail)
+	c.cur().reset(c.cur().loss(), detail)
 }
 
 // end closes the connection, with RST where an exchange breaks off.

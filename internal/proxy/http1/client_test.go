@@ -214,6 +214,25 @@ func TestUnsolicitedBytes(t *testing.T) {
 	}
 }
 
+// A connection that ends between Start and SendHead has seen nothing of the
+// request: it is safe to send it elsewhere.
+func TestLostBeforeSending(t *testing.T) {
+	for name, lose := range map[string]func(r *clientRig){
+		"farewell": func(r *clientRig) { r.in("HTTP/1.1 408 Request Timeout\r\n\r\n") },
+		"eof":      func(r *clientRig) { r.c.OnEOF() },
+		"lost":     func(r *clientRig) { r.c.OnClose(errors.New("reset")) },
+	} {
+		r := newClientRig()
+		p := new(streamtest.Peer)
+		s := r.c.Start(p)
+		lose(r)
+		s.SendHead(request("GET"), true)
+		if p.Lost != stream.Refused || len(r.w.Sent) > 0 || r.gone != 1 {
+			t.Errorf("%s: %s", name, p)
+		}
+	}
+}
+
 func TestEarlyFinalResponse(t *testing.T) {
 	r := newClientRig()
 	p := new(streamtest.Peer)

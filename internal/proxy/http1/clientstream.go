@@ -178,6 +178,15 @@ func (x *clientStream) endResponse(p []byte) {
 	}
 }
 
+// loss is how the loss of the connection is told: a request of which nothing
+// was sent may be sent again.
+func (x *clientStream) loss() stream.Reset {
+	if x.reqBegun {
+		return stream.ConnectionLost
+	}
+	return stream.Refused
+}
+
 func (x *clientStream) reset(r stream.Reset, detail string) {
 	if x.live {
 		p := x.peer

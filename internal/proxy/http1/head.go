@@ -10,18 +10,18 @@ import (
 // line, 0 when it is not complete yet. from is how much of p an earlier call
 // has seen.
 func headEnd(p []byte, from int) int {
-	from = max(0, from-3)
-	if from > len(p) {
-		return 0
+	for i := max(0, from-2); i < len(p); {
+		n := bytes.IndexByte(p[i:], '\n')
+		if n < 0 {
+			return 0
+		}
+		i += n + 1
+		if i+1 < len(p) && p[i] == '\r' && p[i+1] == '\n' && i >= 2 && p[i-2] == '\r' {
+			return i + 2
+		}
 	}
-	i := bytes.Index(p[from:], crlf2)
-	if i < 0 {
-		return 0
-	}
-	return from + i + 4
+	return 0
 }
-
-var crlf2 = []byte("\r\n\r\n")
 
 // early looks at an incomplete head for what can never become a good one, so
 // that the answer need not wait for bytes that may not come.

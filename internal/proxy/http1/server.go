@@ -55,6 +55,10 @@ func (s *Server) Idle() bool {
 	return s.state == readHead && len(s.in) == 0
 }
 
+// Active reports whether an exchange is in progress. A connection that is
+// neither idle nor active is in the middle of a request head.
+func (s *Server) Active() bool { return s.cur().live }
+
 // Drain makes the next response the last one of this connection. An idle
 // connection stays open: its owner closes it when it sees fit.
 func (s *Server) Drain() { s.draining = true }

@@ -41,6 +41,7 @@ type conn struct {
 	spare      []*h2stream
 
 	// What the peer may send.
+	lenient    bool  // our stream window is smaller than the default and not acknowledged
 	recvWindow int64 // left of the connection's window
 	credit     int64 // taken, not yet given back
 	held       int64 // of paused streams

@@ -153,6 +153,7 @@ func newServerRigWith(t testing.TB, lim Limits) *serverRig {
 	r.far = newFar(t, w, r.s.OnBytes)
 	r.out.WriteString(Preface)
 	r.fr.WriteSettings()
+	r.fr.WriteSettingsAck()
 	r.send()
 	if got := r.frames(); len(got) != 3 || got[0] != "settings" || got[2] != "settings ack" {
 		t.Fatal(got)
@@ -696,4 +697,8 @@ func TestConnectionLost(t *testing.T) {
 		}
 		p.Stream.SendHead(resp(200, 0), true)
 	}
+}
+
+func headersParam(id uint32, end bool, block []byte) xhttp2.HeadersFrameParam {
+	return xhttp2.HeadersFrameParam{StreamID: id, EndStream: end, EndHeaders: true, BlockFragment: block}
 }

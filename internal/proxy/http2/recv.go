@@ -334,7 +334,9 @@ func (c *conn) onSettings(id uint32, flags byte, p []byte) {
 	case flags&flagAck != 0:
 		if !c.greeted {
 			c.fault(protocolError, "first frame is not settings")
+			return
 		}
+		c.acked()
 		return
 	}
 	if !c.spend(1) {
@@ -350,6 +352,20 @@ func (c *conn) onSettings(id uint32, flags byte, p []byte) {
 	c.greeted = true
 	if c.cli != nil {
 		c.cli.onSettings(first)
+	}
+}
+
+// acked takes our stream window into use: until its acknowledgement a client
+// may have sent by the default one (RFC 9113 6.9.2).
+func (c *conn) acked() {
+	if !c.lenient {
+		return
+	}
+	c.lenient = false
+	for _, s := range c.streams.slots {
+		if s != nil {
+			s.recvWindow -= int64(defaultWindow - c.lim.StreamWindow)
+		}
 	}
 }
 

@@ -18,12 +18,16 @@ func NewServer(wire stream.Wire, acc stream.Acceptor, o *ServerOptions) *Server 
 	s.init(wire, o.Set, o.Limits)
 	s.srv = s
 	s.preface = len(Preface)
+	s.lenient = s.lim.StreamWindow < defaultWindow
 	s.greet(wire.Out())
 	return s
 }
 
 // Idle reports whether no stream is in progress.
 func (s *Server) Idle() bool { return s.streams.n == 0 && s.blockID == 0 }
+
+// Active returns how many streams are in progress.
+func (s *Server) Active() int { return s.streams.n }
 
 // Drain tells the client to open no more streams (RFC 9113 6.8: first with
 // the highest stream id, then, when the client has seen that, with the last
@@ -121,6 +125,9 @@ func (s *Server) accept(id uint32, end bool, l *fieldList) {
 	x.remoteEnd = end
 	x.left = h.Length
 	x.sendWindow, x.recvWindow = s.peerWindow, int64(s.lim.StreamWindow)
+	if s.lenient {
+		x.recvWindow = defaultWindow
+	}
 	if x.connect || x.extended {
 		h.Length, x.left = -1, -1
 		h.Del("content-length")

@@ -32,6 +32,12 @@ const (
 // Stream is a codec's end of one exchange. On the server side it takes the
 // response, on the client side the request. Calls after the end (end=true,
 // Trailers or Reset) are ignored.
+//
+// When the response has ended the exchange is over, even if the request has
+// not: the codec gives up what is left of it and its Peer hears no more
+// (tunnels, after 101 or a CONNECT's 2xx, end each way for themselves). Drop a
+// Stream when its exchange is over; it may serve another later. A codec calls
+// OnReset, OnHead and OnTrailers of a Peer never within that Peer's own call.
 type Stream interface {
 	// SendHead begins the message. For responses it may be called with 1xx
 	// heads first. h is only read during the call.
