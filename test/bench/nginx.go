@@ -52,7 +52,11 @@ func (n *nginx) Start(ctx context.Context, dir, backend string) (string, []int, 
 	fmt.Fprintf(&c, "http {\n access_log off; keepalive_requests 1000000000; keepalive_timeout 3600; tcp_nodelay on;\n")
 	fmt.Fprintf(&c, " server_names_hash_bucket_size 128;\n upstream b { server %s; keepalive 256; keepalive_requests 1000000000; }\n", backend)
 	for host := range hosts {
-		fmt.Fprintf(&c, " server { listen %s backlog=4096; server_name svc%d.example.local;\n", addr, host)
+		listen := addr
+		if host == 0 {
+			listen += " backlog=4096"
+		}
+		fmt.Fprintf(&c, " server { listen %s; server_name svc%d.example.local;\n", listen, host)
 		for _, p := range prefixes(host) {
 			fmt.Fprintf(&c, "  location %s { proxy_pass http://b; proxy_http_version 1.1; proxy_set_header Connection \"\";\n", p)
 			c.WriteString("   proxy_set_header Host $host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n")
