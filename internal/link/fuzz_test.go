@@ -120,6 +120,16 @@ func soundView(t *testing.T, v *model.View) {
 		for _, s := range p.Servers {
 			table(s.Table)
 			tcp(s.TCP)
+			names := s.Hosts
+			if s.TLS != nil && s.TLS.Mode == model.ServerPassthrough {
+				names = nil
+				for _, r := range s.TCP {
+					names = append(names, r.SNI...)
+				}
+			}
+			for _, h := range names {
+				unique("server names of "+p.Name, h)
+			}
 		}
 	}
 	for _, in := range v.Inbound {

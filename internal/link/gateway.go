@@ -18,6 +18,7 @@ type openPort struct {
 	protocol model.Protocol
 	servers  []openServer
 	sni      map[string]openServer // who has a TLS host
+	routed   map[string]bool       // server names that a pass-through route has
 }
 
 type openServer struct {
@@ -108,7 +109,7 @@ func (m *Mesh) openPorts(labels map[string]string, listen func(uint16) []uint16,
 				if p == nil {
 					p = &openPort{
 						number: s.server.Port.Number, listen: port, bind: s.server.Bind,
-						plain: plain(s.server), protocol: s.server.Port.Protocol, sni: map[string]openServer{},
+						plain: plain(s.server), protocol: s.server.Port.Protocol, sni: map[string]openServer{}, routed: map[string]bool{},
 					}
 					out = append(out, p)
 				} else if !p.joins(s, n) {
@@ -391,7 +392,7 @@ func (s *scope) gatewayTCP(p *openPort, sv openServer, used *usage) []*model.TCP
 			continue
 		}
 		if sv.server.TLS != nil && !terminates(sv.server) {
-			out = append(out, at.tlsRules(r, nil, done, common)...)
+			out = append(out, p.claim(sv, at.tlsRules(r, nil, done, common))...)
 			continue
 		}
 		l, end := at.tcpRules(r, nil)
@@ -401,6 +402,25 @@ func (s *scope) gatewayTCP(p *openPort, sv openServer, used *usage) []*model.TCP
 		}
 	}
 	return distinct(out)
+}
+
+// claim leaves routes the server names that no other server of the port and no
+// earlier route has.
+func (p *openPort) claim(sv openServer, list []*model.TCPRoute) []*model.TCPRoute {
+	var out []*model.TCPRoute
+	for _, r := range list {
+		r.SNI = slices.DeleteFunc(slices.Clone(r.SNI), func(h string) bool {
+			if o, ok := p.sni[h]; ok && o.server != sv.server || p.routed[h] {
+				return true
+			}
+			p.routed[h] = true
+			return false
+		})
+		if len(r.SNI) > 0 {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // gatewayClusters makes the clusters that the gateway's routes name.

@@ -301,7 +301,7 @@ func (s *site) tlsRules(r *routeSet, nets []netip.Prefix, done map[string]bool, 
 		t := &r.tls[i]
 		for j := range t.Matches {
 			mt := &t.Matches[j]
-			if !s.applies(mt.Port, mt.Gateways, mt.SourceLabels, mt.SourceNamespace, true) {
+			if !s.appliesL4(mt) {
 				continue
 			}
 			key := strings.Join(mt.SNI, ",") + "|" + strings.Join(mt.DestSubnets, ",")
@@ -315,7 +315,7 @@ func (s *site) tlsRules(r *routeSet, nets []netip.Prefix, done map[string]bool, 
 					continue
 				}
 			}
-			if len(mt.DestSubnets) > 0 {
+			if len(mt.DestSubnets) > 0 && s.gateway == "mesh" {
 				x.Subnets = prefixes(mt.DestSubnets)
 			}
 			x.Backends, _ = s.backends(t.Backends, t.Origin)
@@ -341,7 +341,7 @@ func narrow(sni, hosts []string) []string {
 }
 
 // tcpRules settles a route set's TCP rules for a site; end says that the last
-// one takes every connection.
+// one takes every connection. Gateways do not look at subnets.
 func (s *site) tcpRules(r *routeSet, nets []netip.Prefix) (out []*model.TCPRoute, end bool) {
 	for i := range r.tcp {
 		t := &r.tcp[i]
@@ -355,10 +355,10 @@ func (s *site) tcpRules(r *routeSet, nets []netip.Prefix) (out []*model.TCPRoute
 		var dest []netip.Prefix
 		for j := range t.Matches {
 			mt := &t.Matches[j]
-			if !s.applies(mt.Port, mt.Gateways, mt.SourceLabels, mt.SourceNamespace, true) {
+			if !s.appliesL4(mt) {
 				continue
 			}
-			if len(mt.DestSubnets) == 0 {
+			if len(mt.DestSubnets) == 0 || s.gateway != "mesh" {
 				return append(out, x), true
 			}
 			dest = append(dest, prefixes(mt.DestSubnets)...)

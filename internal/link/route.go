@@ -40,7 +40,7 @@ func (s *site) httpRoutes(r *routeSet) []*model.Route {
 		}
 		for j := range h.Matches {
 			mt := &h.Matches[j]
-			if !s.applies(mt.Port, mt.Gateways, mt.SourceLabels, mt.SourceNamespace, false) {
+			if !s.applies(mt.Port, mt.Gateways, mt.SourceLabels, mt.SourceNamespace) {
 				continue
 			}
 			out = append(out, s.route(r, h, mt))
@@ -52,20 +52,28 @@ func (s *site) httpRoutes(r *routeSet) []*model.Route {
 	return out
 }
 
-// applies settles the parts of a match that choose clients and listeners. For
-// HTTP, gateways replace the source conditions; for TLS and TCP all must hold.
-func (s *site) applies(port uint16, gateways []string, labels map[string]string, ns string, all bool) bool {
+// applies settles the parts of an HTTP match that choose clients and listeners;
+// gateways replace the source conditions.
+func (s *site) applies(port uint16, gateways []string, labels map[string]string, ns string) bool {
 	if port != 0 && port != s.port {
 		return false
 	}
 	if len(gateways) > 0 {
-		if !slices.Contains(gateways, s.gateway) {
-			return false
-		}
-		if !all {
-			return true
-		}
+		return slices.Contains(gateways, s.gateway)
 	}
+	return s.source(labels, ns)
+}
+
+// appliesL4 does the same for TLS and TCP, where all must hold; gateways do not
+// look at the source.
+func (s *site) appliesL4(mt *model.L4Match) bool {
+	if mt.Port != 0 && mt.Port != s.port || len(mt.Gateways) > 0 && !slices.Contains(mt.Gateways, s.gateway) {
+		return false
+	}
+	return s.gateway != "mesh" || s.source(mt.SourceLabels, mt.SourceNamespace)
+}
+
+func (s *site) source(labels map[string]string, ns string) bool {
 	return subset(labels, s.who.labels) && (ns == "" || ns == s.who.ns)
 }
 
