@@ -15,9 +15,9 @@ import (
 	mrand "math/rand/v2"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
@@ -213,19 +213,25 @@ func (f *Feed) adopt(c *credential, keep bool) {
 	}
 }
 
+// File systems that are backed by memory (statfs(2)).
+const (
+	tmpfsMagic = 0x01021994
+	ramfsMagic = 0x858458f6
+)
+
 // checkSecretDir says so when keys would outlive the machine's power.
 func (f *Feed) checkSecretDir() {
 	if f.c.SecretDir == "" {
 		return
 	}
-	var st unix.Statfs_t
+	var st syscall.Statfs_t
 	err := os.MkdirAll(f.c.SecretDir, 0o700)
 	if err == nil {
-		err = unix.Statfs(f.c.SecretDir, &st)
+		err = syscall.Statfs(f.c.SecretDir, &st)
 	}
 	if err != nil {
 		f.c.Log.Warn("directory of secrets", "error", err)
-	} else if t := uint32(st.Type); t != unix.TMPFS_MAGIC && t != unix.RAMFS_MAGIC {
+	} else if t := uint32(st.Type); t != tmpfsMagic && t != ramfsMagic {
 		f.c.Log.Warn("directory of secrets is not backed by memory", "dir", f.c.SecretDir)
 	}
 }
