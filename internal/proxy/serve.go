@@ -161,8 +161,9 @@ func (d *detector) OnBytes(p []byte) {
 		d.seen = append(d.seen[:0:0], p...)
 		return
 	}
-	d.a.conn.Swap(d.w.httpCodec(d.a, &d.peer, h2))
-	d.a.conn.Redeliver(p)
+	codec := d.w.httpCodec(d.a, &d.peer, h2)
+	d.a.conn.Swap(codec)
+	codec.OnBytes(p) // not by Redeliver: what came by TLS is open already
 }
 
 // OnEOF ends a connection that never said anything.
