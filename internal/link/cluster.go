@@ -93,7 +93,9 @@ func (m *Mesh) cluster(role model.Role, s *service, p model.Port, d *destination
 	if c.Balance.Algorithm == model.OriginalDst && role == model.Sidecar {
 		c.Resolution = model.Passthrough
 	}
-	c.HTTP2 = (p.Protocol.IsHTTP2() || c.Pool.H2Upgrade == model.H2Always) && !p.Protocol.IsTLS()
+	// Who asks for the upgrade is sure of HTTP, whatever the port is called: a
+	// TLS port may carry HTTP by TLS origination.
+	c.HTTP2 = p.Protocol.IsHTTP2() || c.Pool.H2Upgrade == model.H2Always
 	if c.Pool.UseClientProtocol {
 		c.HTTP2 = false
 	}
@@ -119,6 +121,9 @@ func (m *Mesh) secure(c *model.Cluster, s *service, tls *model.ClientTLS, sans [
 	switch {
 	case tls != nil && tls.Mode != model.TLSAuto:
 		c.TLS = *tls
+		if !s.Kubernetes && len(tls.SANs) == 0 && tls.Mode != model.TLSIstioMutual && tls.Mode != model.TLSDisable {
+			c.TLS.SANs = s.SANs // of the ServiceEntry
+		}
 		if tls.Mode == model.TLSIstioMutual {
 			if c.TLS.SNI != "" {
 				c.SNI = c.TLS.SNI

@@ -378,6 +378,9 @@ func showCluster(b *strings.Builder, c *model.Cluster) {
 	if c.TLS.SNI != "" {
 		b.WriteString(" sni=" + c.TLS.SNI)
 	}
+	if len(c.TLS.SANs) > 0 {
+		b.WriteString(" tls-sans=" + strings.Join(c.TLS.SANs, ","))
+	}
 	var ids []string
 	for _, o := range c.Origins {
 		ids = append(ids, o.ID())

@@ -4,7 +4,8 @@
 //
 // In: nothing. Dialect readers fill a Fragment; link turns fragments into a
 // Mesh and, for one requester, into a View.
-// Out: plain values. Everything here is immutable once it has left the stage
+// Out: plain values, and their text form (Text, Parse, Equal), which tests and
+// tulle translate print. Nil and empty lists and maps mean the same. Everything here is immutable once it has left the stage
 // that made it, and may then be shared between goroutines without a lock.
 //
 // What does not belong here: Kubernetes, Istio, protobuf or Envoy types,
