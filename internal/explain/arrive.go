@@ -29,11 +29,10 @@ func (r *run) arrive(s *side, to *hop) error {
 	r.a.Outcome = Routed
 	s.destinations(r, to.clusters)
 	r.reachable(s, to)
-	t, err := r.choose(s, to)
-	if err != nil || t == nil {
-		return err
+	if t := r.choose(s, to); t != nil {
+		return r.inbound(t, to.http)
 	}
-	return r.inbound(t, to.http)
+	return nil
 }
 
 // reachable tells of clusters that are missing or empty; when all are, that is
@@ -122,13 +121,8 @@ func labels(m map[string]string) string {
 
 // choose finds the workload whose inbound side is explained: --to, else the
 // first endpoint of the first destination, else a Deployment that would be it.
-func (r *run) choose(s *side, to *hop) (*target, error) {
+func (r *run) choose(s *side, to *hop) *target {
 	want := r.q.To
-	if want != "" {
-		if _, err := r.c.Workload(want); err != nil {
-			return nil, err
-		}
-	}
 	var first *target
 	for i := range to.clusters {
 		h := s.clusters.Get(to.clusters[i].Name)
@@ -137,7 +131,7 @@ func (r *run) choose(s *side, to *hop) (*target, error) {
 		}
 		for _, t := range r.candidates(s, h) {
 			if want == "" || t.workload.Namespace+"/"+t.workload.Name == want || t.workload.Owner != "" && t.workload.Namespace+"/"+t.workload.Owner == want {
-				return t, nil
+				return t
 			}
 			if first == nil {
 				first = t
@@ -148,7 +142,7 @@ func (r *run) choose(s *side, to *hop) (*target, error) {
 		}
 	}
 	if want == "" || first == nil {
-		return nil, nil
+		return nil
 	}
 	w := r.workload(want)
 	s.step("endpoint", "chosen", want+" is no endpoint of the destinations; its inbound policies are asked all the same")
@@ -157,7 +151,7 @@ func (r *run) choose(s *side, to *hop) (*target, error) {
 	if t.tls == nil && w.MTLS && len(first.cluster.TLSMatches) > 0 {
 		t.tls = first.cluster.TLSMatches[0].TLS
 	}
-	return t, nil
+	return t
 }
 
 // candidates of a cluster: its endpoints that are workloads, or the Deployment

@@ -113,6 +113,10 @@ func sharesALPN(server, client []string) bool {
 func (s *side) authorized(r *run, p *conf.RBAC, in *rbac.Input) bool {
 	var w why.Why
 	ok, policy := rbac.Eval(p, in, &w)
+	if !ok && policy == "" && len(p.Policies) > 0 {
+		// no ALLOW rule matched: the first policy stands for all
+		w.Steps[len(w.Steps)-1].Origin = p.Policies[0].Name
+	}
 	s.tell(&w, ok)
 	if p != nil && p.Shadow != nil {
 		var dry why.Why
@@ -127,7 +131,6 @@ func (s *side) authorized(r *run, p *conf.RBAC, in *rbac.Input) bool {
 	if in.Head != nil {
 		r.a.Status = 403
 	}
-	_ = policy
 	return false
 }
 

@@ -59,6 +59,11 @@ func Explain(c *control.Compiled, q Query) (*Answer, error) {
 	if err := r.parse(); err != nil {
 		return nil, err
 	}
+	if q.To != "" {
+		if _, err := c.Workload(q.To); err != nil {
+			return nil, err
+		}
+	}
 	cl, name, err := r.caller()
 	if err != nil {
 		return nil, err

@@ -216,7 +216,11 @@ func (q *request) act() *hop {
 	switch {
 	case q.path.Host != nil && route.NeedsTLS(q.path.Host, h):
 		a.Outcome, a.Status, a.Redirect = Redirected, 301, string(route.TLSLocation(nil, h))
-		q.stepAt("route", "redirected", "this host speaks https only", q.origin(q.path.Host.Origin))
+		o := q.origin(q.path.Host.Origin)
+		if o.Kind == "" {
+			o = q.entry
+		}
+		q.stepAt("route", "redirected", "this host speaks https only", o)
 	case rt == nil:
 		q.reply(NoRoute, telemetry.NoRoute)
 	case rt.Redirect != nil:

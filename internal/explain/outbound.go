@@ -95,6 +95,7 @@ func (r *run) gatewayListener(s *side, in *inflight) *conf.Listener {
 			if p.Listen.IsValid() {
 				in.destination = p.Listen
 			}
+			s.entry = p.Origin
 			s.stepAt("listener", "matched", fmt.Sprintf("port %d is listener %s", r.port, l.Name), p.Origin)
 			return l
 		}

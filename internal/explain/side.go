@@ -23,6 +23,7 @@ type side struct {
 	clusters *cluster.Registry
 	origins  map[string]model.Origin
 	answer   *Answer
+	entry    model.Origin // of the listener that took the connection
 }
 
 // offline resolves nothing: explain works without a network.
