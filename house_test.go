@@ -2,7 +2,6 @@ package house
 
 import (
 	"bufio"
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -65,9 +64,7 @@ func readTable(t *testing.T) []*room {
 				t.Fatalf("import table row has %d cells: %s", len(cells), line)
 			}
 			r := &room{pattern: strings.Trim(strings.TrimSpace(cells[0]), "`")}
-			for _, a := range strings.Fields(strings.ReplaceAll(strings.ReplaceAll(cells[2], "`", " "), ",", " ")) {
-				r.allowed = append(r.allowed, a)
-			}
+			r.allowed = strings.Fields(strings.NewReplacer("`", " ", ",", " ").Replace(cells[2]))
 			rooms = append(rooms, r)
 		}
 	}
@@ -181,7 +178,7 @@ func checkLength(t *testing.T, fset *token.FileSet, f *ast.File) {
 		}
 		from, to := fset.Position(fn.Pos()), fset.Position(fn.End())
 		if n := to.Line - from.Line + 1; n > 100 && !strings.Contains(fn.Doc.Text(), "Long because") {
-			t.Error(fmt.Sprintf("%s: %s has %d lines; split it or say \"Long because ...\" in its comment", from, fn.Name.Name, n))
+			t.Errorf("%s: %s has %d lines; split it or say \"Long because ...\" in its comment", from, fn.Name.Name, n)
 		}
 	}
 }

@@ -49,7 +49,6 @@ type options struct {
 	rounds  int
 	seconds int
 	conns   int
-	shapes  string
 }
 
 func main() {
