@@ -180,3 +180,57 @@ func TestLoad(t *testing.T) {
 		t.Errorf("%d errors, want %d", len(errs), len(want))
 	}
 }
+
+// FuzzDecode wants no panic, and of everything accepted that what it needs can
+// be told.
+func FuzzDecode(f *testing.F) {
+	files, _ := filepath.Glob("testdata/*.txtar")
+	order := []string{"listener", "routes", "cluster", "endpoints", "secret"}
+	for i, kind := range order {
+		for _, file := range files {
+			if ar, err := txtar.ParseFile(file); err == nil && strings.HasSuffix(file, kind+".txtar") {
+				for _, s := range ar.Files {
+					if path.Base(s.Name) == "in" {
+						f.Add(uint8(i), encode(f, kind, s.Data))
+					}
+				}
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, which uint8, b []byte) {
+		n, err := kinds[order[int(which)%len(order)]].decode(b)
+		var r *Refused
+		if err != nil && !errors.As(err, &r) {
+			t.Fatalf("%T", err)
+		}
+		if err == nil {
+			if x, ok := n.(interface{ Needs() Needs }); ok {
+				x.Needs()
+			}
+		}
+	})
+}
+
+// BenchmarkDecode: one route table of 1,000 virtual hosts.
+func BenchmarkDecode(b *testing.B) {
+	m := &routepb.RouteConfiguration{Name: "80"}
+	for i := range 1000 {
+		v := &routepb.VirtualHost{Name: fmt.Sprint(i), Domains: []string{fmt.Sprintf("s%d.shop.svc.cluster.local", i), fmt.Sprintf("s%d.shop", i)}}
+		for range 3 {
+			v.Routes = append(v.Routes, &routepb.Route{Match: &routepb.RouteMatch{PathSpecifier: &routepb.RouteMatch_Prefix{Prefix: "/"}},
+				Action: &routepb.Route_Route{Route: &routepb.RouteAction{ClusterSpecifier: &routepb.RouteAction_Cluster{Cluster: fmt.Sprintf("outbound|80||s%d", i)}}}})
+		}
+		m.VirtualHosts = append(m.VirtualHosts, v)
+	}
+	body, err := proto.Marshal(m)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(body)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := DecodeRoutes(body); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

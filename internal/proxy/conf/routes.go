@@ -31,14 +31,14 @@ func (b *builder) routeTable(m *wire.RouteConfiguration) (*RouteTable, error) {
 	if t.Response, err = headerEdit(m.ResponseHeadersToAdd, m.ResponseHeadersToRemove, "response_headers"); err != nil {
 		return nil, err
 	}
-	names := map[string]bool{}
+	names, domains := map[string]bool{}, map[string]bool{}
 	for i, v := range m.VirtualHosts {
 		h, err := b.virtualHost(v, t)
 		if err == nil && names[v.Name] {
 			err = refuse("name", "%q is the name of two virtual hosts", v.Name)
 		}
 		if err == nil {
-			err = t.index(h)
+			err = t.index(h, domains)
 		}
 		if err != nil {
 			return nil, inIndex(err, "virtual_hosts", i)
@@ -52,33 +52,30 @@ func (b *builder) routeTable(m *wire.RouteConfiguration) (*RouteTable, error) {
 	return t, nil
 }
 
-// index enters the domains of v; a domain belongs to one virtual host.
-func (t *RouteTable) index(v *VirtualHost) error {
+// index enters the domains of v; a domain belongs to one virtual host. seen
+// are those of the table so far.
+func (t *RouteTable) index(v *VirtualHost, seen map[string]bool) error {
 	if len(v.Domains) == 0 {
 		return refuse("domains", "none")
 	}
 	for i, d := range v.Domains {
-		taken := false
-		has := func(w WildHost) bool { return w.Part == strings.Trim(d, "*") }
+		taken := seen[d]
+		seen[d] = true
 		switch {
+		case taken:
+			return inIndex(refuse("", "%q is a domain twice", d), "domains", i)
 		case d == "":
 			return inIndex(refuse("", "empty"), "domains", i)
 		case d == "*":
-			taken, t.Any = t.Any != nil, v
+			t.Any = v
 		case strings.Contains(strings.Trim(d, "*"), "*") || len(d) > 1 && d[0] == '*' && d[len(d)-1] == '*':
 			return inIndex(refuse("", "%q: a wildcard stands at one end", d), "domains", i)
 		case d[0] == '*':
-			taken = slices.ContainsFunc(t.Suffix, has)
 			t.Suffix = append(t.Suffix, WildHost{d[1:], v})
 		case d[len(d)-1] == '*':
-			taken = slices.ContainsFunc(t.Prefix, has)
 			t.Prefix = append(t.Prefix, WildHost{d[:len(d)-1], v})
 		default:
-			taken = t.Exact[d] != nil
 			t.Exact[d] = v
-		}
-		if taken {
-			return inIndex(refuse("", "%q is a domain twice", d), "domains", i)
 		}
 	}
 	return nil

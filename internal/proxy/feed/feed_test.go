@@ -472,6 +472,13 @@ func TestIdentity(t *testing.T) {
 		}
 		w.stop()
 	})
+	synctest.Test(t, func(t *testing.T) {
+		w := run(t, newPlane(t), func(c *Config) { c.NoCertificate, c.SecretDir, c.Identity = false, dir, "shop/other" })
+		if w.pair.Load() != nil {
+			t.Error("another workload's certificate is used")
+		}
+		w.stop()
+	})
 	info, err := os.Stat(filepath.Join(dir, "identity.pem"))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("identity file: %v %v", info, err)

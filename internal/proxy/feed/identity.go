@@ -206,7 +206,7 @@ func (f *Feed) adopt(c *credential, keep bool) {
 	}
 	f.c.Log.Info("certificate", "id", f.status.Certificate, "until", leaf.NotAfter)
 	if keep && f.c.SecretDir != "" {
-		b := bytes.Join([][]byte{c.key, c.chain, []byte(rootMark), c.root}, nil)
+		b := bytes.Join([][]byte{f.ownerMark(), c.key, c.chain, []byte(rootMark), c.root}, nil)
 		if err := writeFile(f.identityFile(), b); err != nil {
 			f.c.Log.Warn("certificate is not kept", "error", err)
 		}
@@ -239,6 +239,9 @@ func (f *Feed) checkSecretDir() {
 // rootMark stands between our chain and the root in the identity file.
 const rootMark = "# root\n"
 
+// ownerMark is the first line of the identity file: whose it is.
+func (f *Feed) ownerMark() []byte { return fmt.Appendf(nil, "# %q\n", f.c.Identity) }
+
 func (f *Feed) identityFile() string { return filepath.Join(f.c.SecretDir, "identity.pem") }
 
 // loadIdentity takes over the certificate of an earlier run, if it is good
@@ -256,7 +259,9 @@ func (f *Feed) loadIdentity() {
 		var rest []byte
 		rest, c.root, _ = bytes.Cut(b, []byte(rootMark))
 		block, chain := pem.Decode(rest)
-		if block == nil {
+		if !bytes.HasPrefix(b, f.ownerMark()) {
+			err = errors.New("it is another workload's")
+		} else if block == nil {
 			err = errors.New("no key")
 		} else {
 			c.key, c.chain = pem.EncodeToMemory(block), chain

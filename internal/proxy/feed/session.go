@@ -202,7 +202,6 @@ func (f *Feed) subscribe() (forgot bool) {
 			delete(f.refused, ref{k, name})
 			if f.remove(k, name) {
 				f.touch(k, name)
-				f.disk.note(k, name, "", nil)
 				forgot = true
 			}
 		}
@@ -238,6 +237,9 @@ func (f *Feed) wanted(k kind) map[string]bool {
 	return out
 }
 
+// maxRefused bounds the refusals that are kept for status.
+const maxRefused = 10_000
+
 // receive takes a response and answers it.
 func (f *Feed) receive(ctx context.Context, l *link, r *response) {
 	k, ok := kindOf(r.typeURL)
@@ -261,7 +263,9 @@ func (f *Feed) receive(ctx context.Context, l *link, r *response) {
 		if f.refused[ref{k, name}] != why {
 			f.c.Log.Warn("resource refused", "type", conf.ShortType(r.typeURL), "name", name, "reason", why)
 		}
-		f.refused[ref{k, name}] = why
+		if len(f.refused) < maxRefused {
+			f.refused[ref{k, name}] = why
+		}
 	}
 	if len(refused) == 0 {
 		s.version = r.version

@@ -229,8 +229,9 @@ func (f *Feed) remove(k kind, name string) bool {
 	case s.asked == nil:
 		delete(s.entries, name)
 	case !s.asked[name]:
-		delete(s.entries, name)
-		return e != nil
+		if delete(s.entries, name); e == nil {
+			return false
+		}
 	case e != nil && e.gone:
 		return false
 	default:
