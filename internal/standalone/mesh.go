@@ -42,6 +42,10 @@ type Mesh struct {
 	started chan struct{} // closed when the first configuration is served
 }
 
+// virtualIPs are given to services without an address, so that two of them may
+// use one TCP port; it is what Istio gives to ServiceEntries.
+var virtualIPs = netip.MustParsePrefix("240.240.0.0/16")
+
 // NewMesh opens state, sockets and configuration; Run serves.
 func NewMesh(o MeshOptions) (*Mesh, error) {
 	if o.Log == nil {
@@ -54,6 +58,7 @@ func NewMesh(o MeshOptions) (*Mesh, error) {
 	}
 	settings := link.Defaults()
 	settings.AccessLog.Enabled = o.AccessLog
+	settings.VirtualIPs = virtualIPs
 	if err := os.MkdirAll(o.State, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}

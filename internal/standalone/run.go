@@ -4,6 +4,8 @@ package standalone
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -74,6 +76,7 @@ func (r *Run) Do(ctx context.Context, ctl *api.Client) error {
 		return fmt.Errorf("scratch: %w", err)
 	}
 	defer os.RemoveAll(dir)
+	defer os.RemoveAll(secretDir(dir))
 	if err := r.startProxy(rep, dir); err != nil {
 		return err
 	}
@@ -173,7 +176,7 @@ type bootstrapWorkload struct {
 func (r *Run) startProxy(rep *Replica, dir string) error {
 	rep.Admin = filepath.Join(dir, "admin.sock")
 	b := bootstrap{ID: rep.ID, XDS: "unix://" + rep.XDS, TokenFile: filepath.Join(dir, "token"),
-		SecretDir: filepath.Join(dir, "secrets"), Admin: "unix://" + rep.Admin, Concurrency: r.Loops}
+		SecretDir: secretDir(dir), Admin: "unix://" + rep.Admin, Concurrency: r.Loops}
 	l := rep.Labels
 	b.Workload = bootstrapWorkload{Name: first(r.Spec.Deployment, rep.Name), Namespace: rep.Namespace, App: l["app"],
 		Version: l["version"], Canonical: first(l["service.istio.io/canonical-name"], l["app.kubernetes.io/name"], l["app"], r.Spec.Deployment, rep.Name),
@@ -192,6 +195,24 @@ func (r *Run) startProxy(rep *Replica, dir string) error {
 	}
 	rep.Proxy, err = Start(Command{Args: []string{r.Proxy, "--bootstrap", file}, Env: os.Environ(), Stdout: r.ProxyOut, Stderr: r.ProxyOut})
 	return err
+}
+
+// secretDir is where the sidecar with that scratch keeps its key: in memory,
+// where the machine has such a place.
+func secretDir(scratch string) string {
+	name := "tulle-" + hex.EncodeToString(hashOf(scratch))
+	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
+		return filepath.Join(d, name)
+	}
+	if st, err := os.Stat("/dev/shm"); err == nil && st.IsDir() {
+		return filepath.Join("/dev/shm", name)
+	}
+	return filepath.Join(scratch, "secrets")
+}
+
+func hashOf(s string) []byte {
+	h := sha256.Sum256([]byte(s))
+	return h[:10]
 }
 
 func first(s ...string) string {
