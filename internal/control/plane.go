@@ -90,6 +90,7 @@ func New(o Options) (*Plane, error) {
 	p.xds = xds.New(xds.Config{
 		Name:         "tulle " + o.Version,
 		Authenticate: p.callers.authenticate,
+		Panicked:     func(v any, stack []byte) { p.log("BUG: xds stream: %v\n%s", v, stack) },
 		Open: func(_ context.Context, c *identity.Caller, n *xds.Node) (*xds.Feed, error) {
 			x, err := p.callers.workload(c, n)
 			if err != nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -62,6 +63,10 @@ type Config struct {
 	// Name of this control plane in responses.
 	Name string
 
+	// Panicked is told of a panic while a stream was served, with its stack. May
+	// be nil.
+	Panicked func(value any, stack []byte)
+
 	// StreamsPerKey bounds the streams of one Feed.Key at a time; 8.
 	StreamsPerKey int
 	// NamesPerType bounds the subscriptions of a stream per type; 50,000.
@@ -118,8 +123,17 @@ func (s *Server) DeltaAggregatedResources(g grpc.BidiStreamingServer[discoverypb
 	return s.serve(g.Context(), &deltaWire{g: g, name: s.c.Name})
 }
 
-// serve runs one stream to its end.
-func (s *Server) serve(ctx context.Context, w wire) error {
+// serve runs one stream to its end. A panic is our bug and ends that stream
+// alone.
+func (s *Server) serve(ctx context.Context, w wire) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			if s.c.Panicked != nil {
+				s.c.Panicked(r, debug.Stack())
+			}
+			err = status.Error(codes.Internal, "the control plane made a mistake on this stream")
+		}
+	}()
 	caller, err := s.c.Authenticate(ctx)
 	if err != nil {
 		return err

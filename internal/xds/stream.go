@@ -245,14 +245,13 @@ func (s *stream) bound(sub *subscription, list []string) error {
 }
 
 // takeSotw: a request is a subscription, and the answer to the response whose
-// nonce it carries. One with an older nonce crossed a response on its way; it
-// is ignored, for the client will send its subscription again with the newer.
+// nonce it carries. One with an older nonce crossed a response on its way: it
+// answers nothing, but its subscription is the client's newest and counts, else
+// a name that was dropped and taken up again would be missed.
 func (s *stream) takeSotw(sub *subscription, r *request, first bool) {
-	if r.nonce != "" && r.nonce != sub.last && !first {
-		return
-	}
+	crossed := r.nonce != "" && r.nonce != sub.last && !first
 	answered := false
-	if r.nonce != "" && sub.flight != nil {
+	if r.nonce != "" && !crossed && sub.flight != nil {
 		answered = true
 		s.answer(sub, r)
 	}
@@ -260,7 +259,7 @@ func (s *stream) takeSotw(sub *subscription, r *request, first bool) {
 	switch {
 	case sub.full && more, first && sub.wildcard:
 		sub.owed = true
-	case same && !answered && !first && !r.refused:
+	case same && !answered && !crossed && !first && !r.refused:
 		// It asks again for what it was given: Envoy does when a cluster or
 		// listener that was updated wants its endpoints or routes anew.
 		sub.repeat()

@@ -337,7 +337,7 @@ func TestDeltaResumes(t *testing.T) {
 	})
 }
 
-func TestStaleNonceIsIgnored(t *testing.T) {
+func TestStaleNonceIsNoAnswer(t *testing.T) {
 	bubble(t, false, func(t *testing.T, f *fake) {
 		f.put("eds a=1 b=1")
 		f.ask("eds", "", "a")
@@ -346,7 +346,12 @@ func TestStaleNonceIsIgnored(t *testing.T) {
 		f.put("eds a=2 b=1")
 		r2 := f.want("eds a=2")
 		f.ask("eds", r1.nonce, "a", "b") // crossed r2
-		f.quiet()
+		synctest.Wait()
+		select {
+		case r := <-f.out:
+			t.Fatalf("%q while the answer is awaited", show(r))
+		default:
+		}
 		f.ack(r2, "a", "b")
 		f.ack(f.want("eds b=1"), "a", "b")
 	})
@@ -668,6 +673,11 @@ func TestEndOfStream(t *testing.T) {
 			return nil, fmt.Errorf("%w: not yet", ErrUnknown)
 		}
 	}, func(f *fake) { f.in <- &request{typeURL: RouteType} }, codes.Unavailable)
+	run("a bug", func(c *Config, _ *identity.Caller) {
+		c.Open = func(context.Context, *identity.Caller, *Node) (*Feed, error) {
+			return &Feed{Get: func() (*Set, <-chan struct{}) { panic("a bug") }}, nil
+		}
+	}, func(f *fake) { f.in <- &request{typeURL: RouteType} }, codes.Internal)
 	run("not authenticated", func(c *Config, _ *identity.Caller) {
 		c.Authenticate = func(context.Context) (*identity.Caller, error) {
 			return nil, status.Error(codes.Unauthenticated, "who?")

@@ -13,6 +13,11 @@ const maxChunk = 2 << 20
 // not exist.
 var gone = &Resource{}
 
+// unknown stands in subscription.sent for a name of which the client may hold
+// what it was sent last, or not: it was in a response that was refused for
+// something else. It is sent again, or removed.
+var unknown = &Resource{}
+
 // subscription is what one client wants of one type, what it has been told,
 // and what it refused. Owned by the stream's goroutine.
 type subscription struct {
@@ -50,6 +55,7 @@ type subscription struct {
 type flight struct {
 	changed []string             // names of the resources that were news
 	before  map[string]*Resource // what the client held of them
+	removed map[string]*Resource // what the client held of what it was told is gone; nil: nothing
 }
 
 // response is one message to the client, of either protocol.
@@ -177,7 +183,7 @@ func (s *subscription) news(r *Resource) bool {
 		return false
 	}
 	have := s.sent[r.Name]
-	return have == nil || have.Version != r.Version || s.again[r.Name]
+	return have == nil || have == unknown || have.Version != r.Version || s.again[r.Name]
 }
 
 // candidates are the names to compare, sorted: all that the client wants and
@@ -209,7 +215,7 @@ func (s *subscription) next(set *typeSet, removals bool) *response {
 		return nil
 	}
 	group := s.suspectGroup(set)
-	f := &flight{before: map[string]*Resource{}}
+	f := &flight{before: map[string]*Resource{}, removed: map[string]*Resource{}}
 	res := &response{typeURL: s.typeURL}
 	size, rest := 0, false
 	var drop []string
@@ -219,6 +225,7 @@ func (s *subscription) next(set *typeSet, removals bool) *response {
 		case r == nil && have == gone && !s.again[n]:
 		case r == nil && (have == nil || have == gone):
 			if s.delta && s.names[n] {
+				f.removed[n] = nil
 				s.sent[n] = gone
 				res.removed = append(res.removed, n)
 			}
@@ -245,6 +252,7 @@ func (s *subscription) next(set *typeSet, removals bool) *response {
 		res.removed = append(res.removed, drop...)
 	}
 	for _, n := range drop {
+		f.removed[n] = s.sent[n]
 		s.drop(n)
 	}
 	if !rest {
@@ -311,19 +319,26 @@ func (s *subscription) refuse(text string) []Rejection {
 	if len(text) > maxReason {
 		text = text[:maxReason]
 	}
-	changed := slices.DeleteFunc(slices.Clone(f.changed), func(n string) bool { return s.sent[n] == nil })
-	if len(changed) == 0 {
+	if len(f.changed) == 0 {
 		return []Rejection{{Type: s.typeURL, Reason: text}}
 	}
+	// Without what the client has unsubscribed from in the meantime.
+	changed := slices.DeleteFunc(slices.Clone(f.changed), func(n string) bool { return s.sent[n] == nil })
 	guilty := blame(text, changed)
-	if len(guilty) == 0 && len(changed) == 1 {
+	if len(guilty) == 0 && len(f.changed) == 1 && len(changed) == 1 {
 		guilty = map[string]string{changed[0]: text}
 	}
 	var out []Rejection
 	for _, n := range changed {
-		if why, ok := guilty[n]; ok {
+		why, is := guilty[n]
+		if is {
 			out = append(out, Rejection{s.typeURL, n, s.sent[n].Version, why})
 			s.bad[n] = s.sent[n].Version
+		} else if s.full {
+			s.again[n], s.owed = true, true
+		} else {
+			s.sent[n] = unknown
+			continue
 		}
 		if b := f.before[n]; b != nil {
 			s.sent[n] = b
@@ -331,7 +346,17 @@ func (s *subscription) refuse(text string) []Rejection {
 			delete(s.sent, n)
 		}
 	}
-	if len(guilty) == 0 {
+	// A client that refuses a response as a whole did not remove either.
+	for n, r := range f.removed {
+		switch {
+		case !s.wants(n) || s.sent[n] != nil && s.sent[n] != gone:
+		case r == nil:
+			delete(s.sent, n)
+		default:
+			s.sent[n] = r
+		}
+	}
+	if len(guilty) == 0 && len(changed) > 0 {
 		half := len(changed) / 2
 		if len(s.suspects) > 0 {
 			s.suspects = s.suspects[1:]
