@@ -19,6 +19,7 @@ import (
 func demoCommand(t *terminal) *cobra.Command {
 	o := demo.Options{}
 	var verbose bool
+	var port uint16
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "a shop of six services on a mesh on this machine, with stories to try",
@@ -55,6 +56,9 @@ status 0 or 1. Ctrl-C ends everything; nothing is left behind.`,
 			}
 			m := standalone.MeshOptions{Paths: []string{filepath.Join(o.Dir, "mesh")}, State: filepath.Join(o.Dir, "state"),
 				Proxy: o.Proxy, Loops: 1, AccessLog: true, Version: Version, ProxyOut: o.ProxyOut}
+			if port != 0 {
+				m.Opening.Ports = map[uint16]uint16{80: port}
+			}
 			m.Log = func(format string, args ...any) {
 				if verbose {
 					fmt.Fprintf(o.Out, "tulle: "+format+"\n", args...)
@@ -76,6 +80,7 @@ status 0 or 1. Ctrl-C ends everything; nothing is left behind.`,
 	f.BoolVar(&o.Check, "check", false, "do every story, verify it, and end")
 	f.BoolVar(&o.NoLoad, "no-load", false, "send no requests by itself")
 	f.BoolVarP(&verbose, "verbose", "v", false, "print the proxies' access logs and messages on stderr")
+	f.Uint16Var(&port, "gateway-port", 0, "where the gateway listens on 127.0.0.1 (default 8080)")
 	f.StringVar(&o.Dir, "dir", "", "where to put the configuration and state (default: a directory that is removed at the end)")
 	f.StringVar(&o.Proxy, "proxy", "", "the tulle-proxy program (default: beside this one, then in PATH)")
 	return c

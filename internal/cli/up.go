@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,7 @@ func upCommand(t *terminal) *cobra.Command {
 	o := standalone.MeshOptions{}
 	var files []string
 	var bind string
+	var ports map[string]string
 	var quiet bool
 	c := &cobra.Command{
 		Use:   "up -f DIR",
@@ -42,7 +44,11 @@ A Gateway's port below 1024 is opened 8000 higher (80 as 8080, 443 as 8443).`,
 				if err != nil {
 					return usagef("--bind %s: want an IP address", bind)
 				}
-				o.Bind = a
+				o.Opening.Bind = a
+			}
+			var err error
+			if o.Opening.Ports, err = portMap(ports); err != nil {
+				return err
 			}
 			o.Paths, o.Version = files, Version
 			out := &lines{w: t.err}
@@ -65,9 +71,24 @@ A Gateway's port below 1024 is opened 8000 higher (80 as 8080, 443 as 8443).`,
 	f.StringVar(&o.Proxy, "proxy", "", "the tulle-proxy program (default: beside this one, then in PATH)")
 	f.IntVar(&o.Loops, "loops", 0, "event loops of each gateway (default: the CPU limit, at most 2)")
 	f.StringVar(&bind, "bind", "", "address on which gateways listen (default: 127.0.0.1)")
+	f.StringToStringVar(&ports, "port", nil, "open a Gateway's port elsewhere, as 80=18080; may be repeated")
 	f.BoolVar(&o.AccessLog, "access-log", true, "proxies write an access log")
 	f.BoolVar(&quiet, "quiet", false, "leave out what the gateways print")
 	return c
+}
+
+// portMap reads 80=18080.
+func portMap(in map[string]string) (map[uint16]uint16, error) {
+	out := map[uint16]uint16{}
+	for k, v := range in {
+		from, err := strconv.ParseUint(k, 10, 16)
+		to, err2 := strconv.ParseUint(v, 10, 16)
+		if err != nil || err2 != nil || from == 0 || to == 0 {
+			return nil, usagef("--port %s=%s: want two port numbers", k, v)
+		}
+		out[uint16(from)] = uint16(to)
+	}
+	return out, nil
 }
 
 // runMesh runs a mesh until ctx ends or it fails; up is called once it serves.

@@ -104,7 +104,7 @@ func Run(ctx context.Context, m *standalone.Mesh, o Options) error {
 			return nil
 		}
 	}
-	shop.Gateway = standalone.Listen(m.Bind(), 80).String()
+	shop.Gateway = m.Opening().At(80).String()
 	if err := shop.open(ctx); err != nil {
 		return err
 	}

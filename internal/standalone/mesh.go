@@ -26,7 +26,7 @@ type MeshOptions struct {
 	State     string   // certificate authority, sockets
 	Proxy     string   // path of tulle-proxy
 	Loops     int      // of each gateway
-	Bind      netip.Addr
+	Opening   Opening
 	AccessLog bool
 	Version   string
 	ProxyOut  io.Writer
@@ -73,8 +73,8 @@ func NewMesh(o MeshOptions) (*Mesh, error) {
 // Client talks to this mesh's admin API.
 func (m *Mesh) Client() *api.Client { return m.client }
 
-// Bind is where gateways listen; invalid: 127.0.0.1.
-func (m *Mesh) Bind() netip.Addr { return m.o.Bind }
+// Opening says where gateways listen.
+func (m *Mesh) Opening() Opening { return m.o.Opening }
 
 // Scratch is where replicas keep their sockets and bootstrap files.
 func (m *Mesh) Scratch() string { return filepath.Join(m.o.State, "run") }
@@ -123,7 +123,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 
 // follow tells what is new and keeps the gateways, until ctx ends.
 func (m *Mesh) follow(ctx context.Context) {
-	g := &Gateways{Plane: m.plane, Control: m.client, Dir: m.Scratch(), Proxy: m.o.Proxy, Loops: m.o.Loops, Bind: m.o.Bind,
+	g := &Gateways{Plane: m.plane, Control: m.client, Dir: m.Scratch(), Proxy: m.o.Proxy, Loops: m.o.Loops, Opening: m.o.Opening,
 		Out: m.o.ProxyOut, Log: m.o.Log}
 	var wg sync.WaitGroup
 	defer wg.Wait()

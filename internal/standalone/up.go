@@ -26,8 +26,8 @@ type Gateways struct {
 	Dir     string // scratch
 	Proxy   string // path of tulle-proxy
 	Loops   int
-	Bind    netip.Addr // where gateways listen; invalid: 127.0.0.1
-	Out     io.Writer  // the proxies' own output
+	Opening Opening
+	Out     io.Writer // the proxies' own output
 	// Log tells people what runs where; called by several goroutines.
 	Log func(format string, args ...any)
 
@@ -56,15 +56,25 @@ type wanted struct {
 // lowPorts is added to ports that an ordinary user may not open.
 const lowPorts = 8000
 
-// Listen is where standalone opens a Gateway's port.
-func Listen(bind netip.Addr, port uint16) netip.AddrPort {
-	if !bind.IsValid() {
-		bind = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+// Opening says where a Gateway's ports are opened on this machine.
+type Opening struct {
+	Bind  netip.Addr        // invalid: 127.0.0.1
+	Ports map[uint16]uint16 // by port of the Gateway; absent: see At
+}
+
+// At is where a Gateway's port is opened: as Ports says, else the port itself
+// or, below 1024, where an ordinary user may not listen, 8000 more.
+func (o Opening) At(port uint16) netip.AddrPort {
+	if !o.Bind.IsValid() {
+		o.Bind = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	if p, ok := o.Ports[port]; ok {
+		return netip.AddrPortFrom(o.Bind, p)
 	}
 	if port < 1024 {
 		port += lowPorts
 	}
-	return netip.AddrPortFrom(bind, port)
+	return netip.AddrPortFrom(o.Bind, port)
 }
 
 // Run follows the configuration until ctx ends; then no gateway is left.
@@ -115,7 +125,7 @@ func (g *Gateways) settle(ctx context.Context, want map[string]wanted) {
 func (g *Gateways) specs(ports []uint16) []control.PortSpec {
 	var out []control.PortSpec
 	for _, p := range ports {
-		out = append(out, control.PortSpec{Port: p, Listen: Listen(g.Bind, p)})
+		out = append(out, control.PortSpec{Port: p, Listen: g.Opening.At(p)})
 	}
 	return out
 }

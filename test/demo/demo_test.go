@@ -1,0 +1,131 @@
+// Package demo runs the demo as a user would, in both modes, and looks for
+// what it left behind.
+package demo
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// programs builds both programs, once.
+func programs(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{"tulle", "tulle-proxy"} {
+		c := exec.Command("go", "build", "-o", filepath.Join(dir, p), "./cmd/"+p)
+		c.Dir = root
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("build %s: %v\n%s", p, err, out)
+		}
+	}
+	return filepath.Join(dir, "tulle")
+}
+
+// family lists the processes that run from a directory of programs.
+func family(t *testing.T, dir string) []string {
+	t.Helper()
+	exes, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range exes {
+		if p, err := os.Readlink(e); err == nil && strings.HasPrefix(p, dir) {
+			cmd, _ := os.ReadFile(filepath.Join(filepath.Dir(e), "cmdline"))
+			out = append(out, strings.ReplaceAll(string(cmd), "\x00", " "))
+		}
+	}
+	return out
+}
+
+func TestStories(t *testing.T) {
+	tulle := programs(t)
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			defer cancel()
+			var out, errs bytes.Buffer
+			c := exec.CommandContext(ctx, tulle, append([]string{"demo", "--check", "-v", "--gateway-port", mode.port}, mode.args...)...)
+			c.Stdout, c.Stderr = &out, &errs
+			if err := c.Run(); err != nil {
+				t.Fatalf("%v\n%s\n%s", err, out.String(), tail(errs.String(), 60))
+			}
+			if !strings.Contains(out.String(), " 0 failed") || strings.Contains(out.String(), "FAIL") {
+				t.Fatalf("no verdict:\n%s", out.String())
+			}
+			if left := family(t, filepath.Dir(tulle)); len(left) > 0 {
+				t.Errorf("left running: %q", left)
+			}
+		})
+	}
+}
+
+// TestInterrupt ends a demo as Ctrl-C does and wants nothing left of it, and a
+// second start on the same state.
+func TestInterrupt(t *testing.T) {
+	tulle := programs(t)
+	dir := t.TempDir()
+	for range 2 {
+		c := exec.Command(tulle, "demo", "--dir", dir, "--no-load", "--gateway-port", "18084")
+		c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		r, w := io.Pipe()
+		c.Stdout, c.Stderr = w, w
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var seen strings.Builder
+		opened := make(chan bool, 1)
+		go func() {
+			in := bufio.NewScanner(r)
+			for in.Scan() {
+				fmt.Fprintln(&seen, in.Text())
+				if strings.HasPrefix(in.Text(), "Its configuration is in") {
+					opened <- true
+					break
+				}
+			}
+			_, _ = io.Copy(io.Discard, r)
+		}()
+		select {
+		case <-opened:
+		case <-time.After(time.Minute):
+			_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
+			t.Fatalf("the shop did not open:\n%s", seen.String())
+		}
+		_ = syscall.Kill(-c.Process.Pid, syscall.SIGINT)
+		if err := c.Wait(); err != nil {
+			t.Errorf("after Ctrl-C: %v", err)
+		}
+		_ = w.Close()
+		if left := family(t, filepath.Dir(tulle)); len(left) > 0 {
+			t.Errorf("left running: %q", left)
+		}
+	}
+}
+
+func tail(s string, n int) string {
+	l := strings.Split(s, "\n")
+	return strings.Join(l[max(0, len(l)-n):], "\n")
+}
+
+// modes in which the demo must work.
+var modes = []struct {
+	name, port string
+	args       []string
+}{
+	{"ports", "18083", nil},
+}
