@@ -21,12 +21,15 @@ const (
 // Normalize returns the path as the manager wants it matched and forwarded:
 // escaped slashes first, then dot segments and needless escapes, then repeated
 // slashes; the query is never touched. A path that needs no change is returned
-// as it is and dst is not used; else the new one is dst with the path
+// as it is and dst is not used; one with a fragment is never accepted; else the new one is dst with the path
 // appended (dst may be a scratch buffer of the caller).
 func Normalize(dst, path []byte, c *conf.HTTP) ([]byte, PathAction) {
 	action := PathGoOn
 	if len(path) == 0 || len(path) == 1 && path[0] == '*' {
 		return path, action
+	}
+	if bytes.IndexByte(path, '#') >= 0 {
+		return path, PathReject // a fragment has no business in a request
 	}
 	end := bytes.IndexByte(path, '?')
 	if end < 0 {

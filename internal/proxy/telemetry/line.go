@@ -170,6 +170,11 @@ func appendPart(dst []byte, p *format.Part, r *Record) []byte {
 		dst = append(dst, r.Termination...)
 	case format.UpstreamFailure:
 		dst = append(dst, r.TransportFailure...)
+		for i := n; i < len(dst); i++ {
+			if dst[i] == ' ' {
+				dst[i] = '_' // one field of the line, as Envoy has it
+			}
+		}
 	case format.BytesReceived:
 		dst = strconv.AppendUint(dst, r.BytesReceived, 10)
 	case format.BytesSent:

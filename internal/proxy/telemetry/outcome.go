@@ -29,15 +29,15 @@ type Outcome struct {
 var (
 	NoRoute         = Outcome{Status: 404, Flag: FlagNR, Details: "route_not_found"}
 	Denied          = Outcome{Status: 403, Details: "rbac_access_denied_matched_policy[none]", Body: "RBAC: access denied"}
-	UpstreamTimeout = Outcome{Status: 504, Flag: FlagUT, Details: "upstream_response_timeout", Body: "upstream request timeout"}
+	UpstreamTimeout = Outcome{Status: 504, Flag: FlagUT, Details: "response_timeout", Body: "upstream request timeout"}
 	PerTryTimeout   = Outcome{Status: 504, Flag: FlagUT, Details: "upstream_per_try_timeout", Body: "upstream request timeout"}
 	RequestTimeout  = Outcome{Status: 408, Details: "request_overall_timeout", Body: "request timeout"}
 	StreamIdle      = Outcome{Status: 504, Flag: FlagSI, Details: "stream_idle_timeout", Body: "stream timeout"}
 	MaxDuration     = Outcome{Status: 504, Flag: FlagUMSDR, Details: "upstream_max_stream_duration_reached", Body: "upstream max stream duration reached"}
-	MissingHost     = Outcome{Status: 400, Flag: FlagDPE, Details: "missing_host_header"}
-	LowVersion      = Outcome{Status: 426, Flag: FlagDPE, Details: "low_version"}
+	MissingHost     = Outcome{Status: 400, Details: "missing_host_header"}
+	LowVersion      = Outcome{Status: 426, Flag: FlagDPE, Details: "low_version", Body: "Upgrade Required"}
 	UpgradeFailed   = Outcome{Status: 403, Details: "upgrade_failed"}
-	BadPath         = Outcome{Status: 400, Flag: FlagDPE, Details: "path_normalization_failed"}
+	BadPath         = Outcome{Status: 400, Details: "path_normalization_failed"}
 	TooLarge        = Outcome{Status: 413, Details: "request_payload_too_large", Body: "Payload Too Large"}
 	Internal        = Outcome{Status: 500, Details: "internal_error"}
 	NoHealthy       = Outcome{Status: 503, Flag: FlagUH, Details: "no_healthy_upstream", Body: "no healthy upstream"}
@@ -106,16 +106,12 @@ func FromReset(r stream.Reset) Outcome {
 	return o
 }
 
-// Text is the body, with a cause of lower level where there is one.
-func (o Outcome) Text(detail string) string {
+// Text is the body. A cause of lower level is for the log, not for clients.
+func (o Outcome) Text(string) string {
 	if o.Reason == "" {
 		return o.Body
 	}
-	s := "upstream connect error or disconnect/reset before headers. reset reason: " + o.Reason
-	if detail != "" {
-		s += ", transport failure reason: " + detail
-	}
-	return s
+	return "upstream connect error or disconnect/reset before headers. reset reason: " + o.Reason
 }
 
 // Detail is response_code_details with reason and cause:

@@ -48,10 +48,10 @@ func TestText(t *testing.T) {
 	}{
 		{IstioFormat, `[2023-11-14T22:13:20.005Z] "GET /a"b?c=é HTTP/1.1" 200 - via_upstream - "-" 7 2000 5 3 "-" "curl/8" "id-1" "orders.shop" "10.0.0.2:8080" outbound|80||users.shop.svc.cluster.local 10.0.0.1:777 [fd00::1]:80 10.0.0.1:555 - default` + "\n", nil},
 		{"", `[2023-11-14T22:13:20.005Z] "GET /a"b?c=é HTTP/1.1" 200 - 7 2000 5 3 "-" "curl/8" "id-1" "orders.shop" "10.0.0.2:8080"` + "\n", nil},
-		{IstioFormat, `[2023-11-14T22:13:20.005Z] "- - -" 0 UF,URX - - "refused" 7 2000 5 - "-" "-" "-" "-" "10.0.0.2:8080" outbound|80||users.shop.svc.cluster.local 10.0.0.1:777 [fd00::1]:80 10.0.0.1:555 sni -` + "\n",
+		{IstioFormat, `[2023-11-14T22:13:20.005Z] "- - -" 0 UF,URX - - "connection_refused" 7 2000 5 - "-" "-" "-" "-" "10.0.0.2:8080" outbound|80||users.shop.svc.cluster.local 10.0.0.1:777 [fd00::1]:80 10.0.0.1:555 sni -` + "\n",
 			func(r *Record) {
 				r.Version, r.Req, r.Resp, r.Status, r.Details, r.RouteName = 0, nil, nil, 0, "", ""
-				r.Flags, r.TransportFailure, r.SNI = FlagURX|FlagUF, "refused", "sni"
+				r.Flags, r.TransportFailure, r.SNI = FlagURX|FlagUF, "connection refused", "sni"
 			}},
 		{"%REQ(none?user-agent):4% %RESPONSE_DURATION% %RESPONSE_TX_DURATION% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %UPSTREAM_REMOTE_PORT% %REQ(:path)%",
 			"curl 4 1 10.0.0.1 8080 /?x", func(r *Record) { r.Req.Path = []byte("/\nx") }},
@@ -131,7 +131,7 @@ func TestOutcomes(t *testing.T) {
 		{NoCluster(500), "", 500, "NC", "cluster_not_found", "", 2},
 		{DeniedBy("ns a"), "", 403, "-", "rbac_access_denied_matched_policy[ns_a]", "RBAC: access denied", 7},
 		{DeniedBy(""), "", 403, "-", "rbac_access_denied_matched_policy[none]", "RBAC: access denied", 7},
-		{UpstreamTimeout, "", 504, "UT", "upstream_response_timeout", "upstream request timeout", 14},
+		{UpstreamTimeout, "", 504, "UT", "response_timeout", "upstream request timeout", 14},
 		{Aborted(418, -1), "", 418, "FI", "fault_filter_abort", "fault filter abort", 2},
 		{Aborted(503, 5), "", 503, "FI", "fault_filter_abort", "fault filter abort", 5},
 		{Aborted(200, 0), "", 200, "FI", "fault_filter_abort", "fault filter abort", 0},
@@ -141,7 +141,7 @@ func TestOutcomes(t *testing.T) {
 		{FromCluster(io.EOF), "", 500, "-", "internal_error", "", 2},
 		{FromReset(stream.ConnectFailed), "delayed connect error: Connection refused", 503, "UF",
 			"upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}",
-			"upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, transport failure reason: delayed connect error: Connection refused", 14},
+			"upstream connect error or disconnect/reset before headers. reset reason: remote connection failure", 14},
 		{FromReset(stream.ConnectionLost), "", 503, "UC", "upstream_reset_before_response_started{connection_termination}",
 			"upstream connect error or disconnect/reset before headers. reset reason: connection termination", 14},
 		{FromReset(stream.ProtocolError), "", 502, "UPE", "upstream_reset_before_response_started{protocol_error}",
