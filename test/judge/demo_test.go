@@ -13,7 +13,7 @@ func TestDemo(t *testing.T) {
 	p := plane(t, "../../internal/demo/mesh")
 	places := map[string]control.WorkloadSpec{
 		"gateway": {Name: "gw", Labels: map[string]string{"istio": "ingressgateway"}, Gateway: true,
-			Ports: []control.PortSpec{{Port: 80, Listen: freeAddr(t)}}},
+			Ports: []control.PortSpec{{Port: 80}}},
 		"sidecar in ports mode":      {Name: "orders", Deployment: "orders"},
 		"sidecar, captured":          {Name: "payments", Deployment: "payments", Redirected: true},
 		"sidecar, captured, raw TCP": {Name: "ledger", Deployment: "ledger", Redirected: true},

@@ -2,8 +2,6 @@ package judge
 
 import (
 	"fmt"
-	"net"
-	"net/netip"
 	"strconv"
 	"testing"
 
@@ -45,7 +43,7 @@ func setStage(t *testing.T, e Engine) *stage {
 	}
 	p := plane(t, meshFile(t, map[string]string{
 		"plain": strconv.Itoa(int(backend["plain"].addr.Port())),
-		"dead":  strconv.Itoa(int(deadPort(t))),
+		"dead":  "1", // tcpmux, which nobody serves
 	}))
 	var regs []*control.Registration
 	add := func(spec control.WorkloadSpec) *control.Registration {
@@ -57,7 +55,7 @@ func setStage(t *testing.T, e Engine) *stage {
 	web := add(control.WorkloadSpec{Name: "web", Account: "web", Labels: map[string]string{"app": "web"}})
 	edge := add(control.WorkloadSpec{
 		Name: "edge", Account: "edge", Labels: map[string]string{"istio": "edge"}, Gateway: true,
-		Ports: []control.PortSpec{{Port: 80, Listen: freeAddr(t)}, {Port: 81, Listen: freeAddr(t)}},
+		Ports: []control.PortSpec{{Port: 80}, {Port: 81}},
 	})
 	for _, w := range []struct{ name, app, version string }{
 		{"v1", "orders", "v1"}, {"v2", "orders", "v2"}, {"quiet", "quiet", "v1"}, {"guarded", "guarded", "v1"},
@@ -80,7 +78,7 @@ var serial int
 // ask sends a request to a role's door.
 func (s *stage) ask(r request, role string) (*answer, error) {
 	serial++
-	key := fmt.Sprintf("%s-%d-%d", role, r.line, serial)
+	key := fmt.Sprintf("%s-%04d-%06d", role, r.line, serial)
 	a, err := r.send(s.doors[role], key)
 	if err != nil {
 		return nil, err
@@ -92,16 +90,3 @@ func (s *stage) ask(r request, role string) (*answer, error) {
 	}
 	return a, nil
 }
-
-// freeAddr is an address where nobody listens now.
-func freeAddr(t testing.TB) netip.AddrPort {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String())
-}
-
-func deadPort(t testing.TB) uint16 { return freeAddr(t).Port() }
