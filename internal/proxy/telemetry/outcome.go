@@ -20,6 +20,8 @@ type Outcome struct {
 	// level is told after it.
 	Reason     string
 	WithDetail bool
+	// Retried says that earlier attempts had failed too; the body tells it.
+	Retried bool
 	// Overloaded asks for x-envoy-overloaded: true.
 	Overloaded bool
 	grpc       int // gRPC status +1 when it does not follow from Status
@@ -111,7 +113,11 @@ func (o Outcome) Text(string) string {
 	if o.Reason == "" {
 		return o.Body
 	}
-	return "upstream connect error or disconnect/reset before headers. reset reason: " + o.Reason
+	again := ""
+	if o.Retried {
+		again = "retried and the latest "
+	}
+	return "upstream connect error or disconnect/reset before headers. " + again + "reset reason: " + o.Reason
 }
 
 // Detail is response_code_details with reason and cause:

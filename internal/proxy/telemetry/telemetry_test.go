@@ -151,6 +151,11 @@ func TestOutcomes(t *testing.T) {
 			t.Errorf("%+v: %d %s %s %q %d", c.o, c.o.Status, c.o.Flag, c.o.Detail(c.cause), c.o.Text(c.cause), c.o.GRPC())
 		}
 	}
+	o := FromReset(stream.Refused)
+	o.Retried = true
+	if got := o.Text(""); got != "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: remote refused stream reset" {
+		t.Error(got)
+	}
 	if PercentEncode("a%é") != "a%25%C3%A9" || PercentEncode("plain") != "plain" {
 		t.Error("percent encoding")
 	}
