@@ -64,6 +64,9 @@ func Write(dir string) error {
 // stories until ctx ends, or checks them.
 func Run(ctx context.Context, m *standalone.Mesh, o Options) error {
 	began := time.Now()
+	if err := m.Opening().Free(80); err != nil {
+		return fmt.Errorf("%s is taken: %w (--gateway-port moves it)", m.Opening().At(80), errors.Unwrap(err))
+	}
 	if err := m.Wait(ctx); err != nil {
 		return err
 	}

@@ -4,9 +4,11 @@ package standalone
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -147,6 +149,11 @@ func (g *Gateways) start(parent context.Context, w wanted) *gateway {
 	go func() {
 		defer close(r.done)
 		for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
+			for _, p := range w.ports {
+				if err := g.Opening.Free(p); err != nil {
+					g.Log("%v", err)
+				}
+			}
 			if err := run.Do(ctx, g.Control); err != nil && ctx.Err() == nil {
 				g.Log("gateway %s/%s: %v; trying again in %s", w.namespace, w.name, err, wait)
 			}
@@ -157,6 +164,17 @@ func (g *Gateways) start(parent context.Context, w wanted) *gateway {
 		}
 	}()
 	return r
+}
+
+// Free reports whether a Gateway's port can be opened now; the error says what
+// to do about it.
+func (o Opening) Free(port uint16) error {
+	at := o.At(port)
+	l, err := net.Listen("tcp", at.String())
+	if err != nil {
+		return fmt.Errorf("a Gateway's port %d cannot be opened at %s: %w; end what uses it, or open it elsewhere (--port %d=OTHER)", port, at, errors.Unwrap(err), port)
+	}
+	return l.Close()
 }
 
 // wants groups the Gateways by selector. A Deployment that has the selector's
