@@ -1,11 +1,16 @@
 package cli
 
 import (
+	"context"
 	"flag"
 	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/tulle-mesh/tulle/internal/api"
 )
 
 var update = flag.Bool("update", false, "rewrite the expected output in testdata/script")
@@ -23,12 +28,14 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			// status WANT COMMAND...: exits with exactly that status.
-			"status": status1,
+			"status": exits,
+			// serving DIR: a control plane with that state has read its configuration.
+			"serving": serving,
 		},
 	})
 }
 
-func status1(ts *testscript.TestScript, neg bool, args []string) {
+func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: status CODE COMMAND...")
 	}
@@ -41,5 +48,21 @@ func status1(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != args[0] {
 		ts.Fatalf("exit status %s, want %s", got, args[0])
+	}
+}
+
+func serving(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: serving DIR")
+	}
+	c := api.NewClient(filepath.Join(ts.MkAbs(args[0]), api.Socket))
+	defer c.Close()
+	for end := time.Now().Add(20 * time.Second); ; {
+		if info, err := c.Wait(context.Background(), ""); err == nil && info.Config != "" {
+			return
+		} else if time.Now().After(end) {
+			ts.Fatalf("no configuration is served: %v", err)
+		}
+		time.Sleep(5 * time.Millisecond) // a socket that is not there has no other way to tell
 	}
 }

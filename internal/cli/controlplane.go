@@ -62,34 +62,41 @@ func (t *terminal) controlPlane(ctx context.Context, o control.Options) error {
 	ended := make(chan error, 2)
 	go func() { ended <- api.NewServer(plane, Version, t.say).Serve(ctx, l) }()
 	go func() { ended <- plane.Run(ctx) }()
-	go t.follow(ctx, plane)
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		t.follow(ctx, plane)
+	}()
 	err = <-ended
 	cancel()
 	if other := <-ended; err == nil {
 		err = other
 	}
+	<-told
 	return err
 }
 
-// follow prints the notices that a change of the configuration brings.
+// follow prints the notices that a change of the configuration brings, to the
+// last.
 func (t *terminal) follow(ctx context.Context, plane *control.Plane) {
 	told := map[string]bool{}
-	for {
-		version, _, newer := plane.Changed()
-		if version != "" {
-			now := map[string]bool{}
-			for _, n := range plane.Notices() {
-				now[n.String()] = true
-				if !told[n.String()] && n.Severity > model.Info {
-					t.say("%s: %s", n.Severity, n)
-				}
+	for ended := false; ; {
+		_, _, newer := plane.Changed()
+		now := map[string]bool{}
+		for _, n := range plane.Notices() {
+			now[n.String()] = true
+			if !told[n.String()] && n.Severity > model.Info {
+				t.say("%s: %s", n.Severity, n)
 			}
-			told = now
+		}
+		told = now
+		if ended {
+			return
 		}
 		select {
 		case <-newer:
 		case <-ctx.Done():
-			return
+			ended = true
 		}
 	}
 }

@@ -118,6 +118,10 @@ func (p *Plane) Close() {
 // ListenUnix makes a unix socket (0600) in the place of one that nobody serves
 // any more.
 func ListenUnix(path string) (net.Listener, error) {
+	const longest = 107 // sun_path of Linux without its end; macOS has 103
+	if len(path) > longest {
+		return nil, fmt.Errorf("socket %s: the path has %d bytes, and a unix socket takes %d; choose a shorter state directory", path, len(path), longest)
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
