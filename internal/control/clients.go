@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tulle-mesh/tulle/internal/link"
 	"github.com/tulle-mesh/tulle/internal/model"
 )
 
@@ -37,8 +39,8 @@ func (c *Compiled) Workload(name string) (model.Client, error) {
 
 // Gateway is the client that the proxy behind a Gateway object ("ns/name")
 // would be: a workload that its selector selects, in its own namespace before
-// others, running before described. Without one, a proxy with just the
-// selected labels in the Gateway's namespace is assumed, and assumed is true.
+// others, running before described. Without one, assumed is true and the client
+// is the gateway that Istio installs for such a selector; see AssumedGateway.
 func (c *Compiled) Gateway(name string) (cl model.Client, assumed bool, err error) {
 	ns, n, ok := strings.Cut(name, "/")
 	if !ok || ns == "" || n == "" || strings.Contains(n, "/") {
@@ -69,10 +71,30 @@ func (c *Compiled) Gateway(name string) (cl model.Client, assumed bool, err erro
 	if best != nil {
 		cl = clientOf(best)
 	} else {
-		cl = model.Client{Namespace: ns, Name: n, Labels: maps.Clone(g.Selector), Account: "default"}
+		cl = AssumedGateway(g.Selector, link.Defaults().RootNamespace)
 	}
 	cl.Role = model.GatewayRole
 	return cl, best == nil, nil
+}
+
+// AssumedGateway is the gateway workload of a selector for which the user has
+// described none: as Istio's own install makes it, in the root namespace, with
+// the identity that policies of Istio's users name.
+func AssumedGateway(selector map[string]string, root string) model.Client {
+	c := model.Client{Role: model.GatewayRole, Namespace: root, Labels: maps.Clone(selector), Assumed: true}
+	if c.Labels == nil {
+		c.Labels = map[string]string{}
+	}
+	kind := cmp.Or(strings.TrimPrefix(c.Labels["istio"], "istio-"), "ingressgateway")
+	c.Name = "istio-" + kind
+	if c.Labels["istio"] == "" {
+		c.Name = cmp.Or(c.Labels["app"], c.Name)
+	}
+	c.Account = c.Name + "-service-account"
+	if c.Labels["app"] == "" {
+		c.Labels["app"] = c.Name
+	}
+	return c
 }
 
 // WorkloadNames lists what Workload would find, sorted: running workloads, and
@@ -104,6 +126,7 @@ func clientOf(w *model.Workload) model.Client {
 	}
 	if w.Gateway {
 		c.Role = model.GatewayRole
+		c.Assumed = w.Origin.Kind == "Process"
 	}
 	if a, err := netip.ParseAddr(w.Address); err == nil {
 		c.Addresses = []netip.Addr{a.Unmap()}

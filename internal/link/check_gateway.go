@@ -47,6 +47,7 @@ func clientOf(w *model.Workload) model.Client {
 	c := model.Client{Namespace: w.Namespace, Name: w.Name, Labels: w.Labels, Account: w.Account, Ports: w.Ports, Expose: w.Expose}
 	if w.Gateway {
 		c.Role = model.GatewayRole
+		c.Assumed = w.Origin.Kind == "Process"
 	}
 	return c
 }
@@ -78,7 +79,7 @@ func (m *Mesh) checkCredential(c *model.Client, s openServer, known bool, n *not
 		}
 		return
 	}
-	if _, why := newSecrets(m, c.Namespace).of(t); why != "" {
+	if _, why := newSecrets(m, c).of(t, s.gateway.Namespace); why != "" {
 		reason := model.Invalid
 		if strings.Contains(why, "is not there") {
 			reason = model.NotFound

@@ -210,7 +210,7 @@ func (m *Mesh) listenPorts(c *model.Client) func(uint16) []uint16 {
 func (s *scope) buildGateway() {
 	c := &s.client
 	used := usage{}
-	sec := newSecrets(s.m, c.Namespace)
+	sec := newSecrets(s.m, c)
 	for _, p := range s.m.openPorts(c.Labels, s.m.listenPorts(c), nil) {
 		g := &model.GatewayPort{
 			Bind: netip.IPv4Unspecified(), Port: p.listen, External: p.number, Origin: p.servers[0].server.Origin,
@@ -256,7 +256,7 @@ func httpTable(p *openPort) string {
 func (s *scope) gatewayServer(g *model.GatewayPort, p *openPort, sv openServer, sec *secrets, used *usage) {
 	out := &model.GatewayServer{Hosts: sv.sni(), Protocol: sv.server.Port.Protocol, TLS: sv.server.TLS, Origin: sv.server.Origin}
 	if terminates(sv.server) && sv.server.TLS.Mode != model.ServerIstioMutual {
-		names, why := sec.of(sv.server.TLS)
+		names, why := sec.of(sv.server.TLS, sv.gateway.Namespace)
 		if why != "" {
 			s.broken = append(s.broken, &model.BrokenServer{Port: p.listen, Hosts: out.Hosts, Why: why, Origin: out.Origin})
 			return

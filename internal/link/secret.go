@@ -14,11 +14,20 @@ import (
 type secrets struct {
 	m    *Mesh
 	ns   string
+	near bool // also from the namespace of the Gateway that names them
 	have map[string]*model.Secret
 }
 
-func newSecrets(m *Mesh, ns string) *secrets {
-	return &secrets{m: m, ns: ns, have: map[string]*model.Secret{}}
+func newSecrets(m *Mesh, c *model.Client) *secrets {
+	return &secrets{m: m, ns: c.Namespace, near: c.Assumed, have: map[string]*model.Secret{}}
+}
+
+// space is where the secret of a Gateway's server is looked for.
+func (s *secrets) space(name, gateway string) string {
+	if s.near && s.m.secrets[model.Ref{Namespace: s.ns, Name: name}] == nil {
+		return gateway
+	}
+	return s.ns
 }
 
 func (s *secrets) list() []*model.Secret {
@@ -30,8 +39,9 @@ func (s *secrets) list() []*model.Secret {
 }
 
 // of returns the resource names of a server's certificates, or why they cannot
-// be used. Servers with files name none here.
-func (s *secrets) of(t *model.ServerTLS) (names []string, why string) {
+// be used. Servers with files name none here. gateway is the namespace of the
+// server's Gateway.
+func (s *secrets) of(t *model.ServerTLS, gateway string) (names []string, why string) {
 	if len(t.CredentialNames) == 0 {
 		if t.Certificate == "" || t.Key == "" {
 			return nil, "it has neither credentialName nor serverCertificate and privateKey"
@@ -42,14 +52,15 @@ func (s *secrets) of(t *model.ServerTLS) (names []string, why string) {
 	bundle := false
 	for _, name := range t.CredentialNames {
 		name = strings.TrimPrefix(name, "kubernetes://")
-		x, why := s.m.credential(s.ns, name)
+		ns := s.space(name, gateway)
+		x, why := s.m.credential(ns, name)
 		if why != "" {
 			return nil, why
 		}
 		s.have[name] = x
 		names = append(names, "kubernetes://"+name)
 		if mutual && !bundle {
-			ca, why := s.m.bundle(s.ns, name)
+			ca, why := s.m.bundle(ns, name)
 			if why != "" {
 				return nil, why
 			}

@@ -43,6 +43,10 @@ type Client struct {
 	HTTPProxy netip.AddrPort
 	Expose    []Expose // standalone: see Workload.Expose
 	Features  []string // client_features that it declared
+	// Assumed is a gateway for which the user has described no workload (files
+	// alone, standalone): it stands where Istio installs one, and its
+	// certificates may be in the namespace of the Gateway that names them.
+	Assumed bool
 }
 
 // View is the mesh as one client must see it. Everything is chosen: names are

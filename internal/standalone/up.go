@@ -17,6 +17,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/api"
 	"github.com/tulle-mesh/tulle/internal/control"
+	"github.com/tulle-mesh/tulle/internal/link"
 	"github.com/tulle-mesh/tulle/internal/model"
 )
 
@@ -178,21 +179,15 @@ func (o Opening) Free(port uint16) error {
 }
 
 // wants groups the Gateways by selector. A Deployment that has the selector's
-// labels says where its gateway belongs; else it stands in the namespace of the
-// first Gateway.
+// labels says where its gateway belongs; else it stands where Istio installs it.
 func wants(f *model.Fragment) map[string]wanted {
 	out := map[string]wanted{}
 	for _, gw := range f.Gateways {
 		key := selectorText(gw.Selector)
 		w, ok := out[key]
 		if !ok {
-			w = wanted{key: key, namespace: gw.Namespace, labels: maps.Clone(gw.Selector), account: "gateway", name: "gateway"}
-			if w.labels == nil {
-				w.labels = map[string]string{}
-			}
-			if v := first(w.labels["istio"], w.labels["app"]); v != "" {
-				w.name, w.account = v, v
-			}
+			a := control.AssumedGateway(gw.Selector, link.Defaults().RootNamespace)
+			w = wanted{key: key, namespace: a.Namespace, name: a.Name, labels: a.Labels, account: a.Account}
 			for _, d := range f.Workloads {
 				if d.Template && len(gw.Selector) > 0 && hasAll(d.Labels, gw.Selector) {
 					w.namespace, w.name, w.account = d.Namespace, d.Name, d.Account
