@@ -312,11 +312,12 @@ func (p *Plane) link(n int, f model.Fragment, read []model.Notice) (g *generatio
 			err = fmt.Errorf("BUG: link: %v", r)
 		}
 	}()
+	before, _ := p.generation.Get()
 	p.registry.follow(&f)
 	c, notices := linked(f, p.registry.workloads(), p.settings)
 	return &generation{
 		version: strconv.Itoa(n), when: time.Now(), compiled: c,
-		notices: append(slices.Clone(read), notices...), shared: map[string]*scopeMemo{},
+		notices: append(slices.Clone(read), notices...), bases: map[string]*base{}, old: before.sets(),
 	}, nil
 }
 

@@ -71,12 +71,7 @@ func run(t *testing.T, files map[string]string) *running {
 	for name, text := range files {
 		r.write(name, text)
 	}
-	state, err := os.MkdirTemp("", "tulle") // short: the path of a unix socket is bounded
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(state) })
-	p, err := New(Options{Dir: state, Source: &file.Watcher{Paths: []string{r.dir}}, Version: "test", Log: func(f string, a ...any) {
+	p, err := New(Options{Dir: shortDir(t), Source: &file.Watcher{Paths: []string{r.dir}}, Version: "test", Log: func(f string, a ...any) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.logs = append(r.logs, f)
@@ -504,4 +499,15 @@ func TestAddressesAreTheirOwnAndComeBack(t *testing.T) {
 	if !now["pay.shop.svc.cluster.local:80"].IsValid() || now["orders.shop.svc.cluster.local:80"] != b.Local["orders.shop.svc.cluster.local:80"] {
 		t.Errorf("sockets after a new service: %v", now)
 	}
+}
+
+// shortDir is a directory whose path a unix socket can have.
+func shortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tulle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }

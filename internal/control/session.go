@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -32,7 +33,7 @@ type session struct {
 
 	mu       sync.Mutex // held while computing
 	set      *xds.Set
-	origins  map[string]model.Origin // by origin id
+	origins  []map[string]model.Origin // by origin id
 	notices  []model.Notice
 	rejected map[[2]string]rejection // by type URL and name
 	pair     *keyPair                // nil when own
@@ -116,13 +117,13 @@ func (s *session) update(g *generation) {
 		return
 	}
 	client.Features = s.features
-	resources, origins, notices, err := s.lower(g, client)
+	m, err := s.lower(g, client)
 	if err != nil {
 		s.p.log("configuration of %s: %v; the last good one stays", s.x.key, err)
 		return
 	}
-	s.origins, s.notices = origins, notices
-	set := xds.NewSet(g.version, s.set, resources)
+	s.origins, s.notices = m.origins, m.notices
+	set := m.set
 	for k, r := range s.rejected {
 		if now := set.Find(k[0], k[1]); now == nil || now.Version != r.version {
 			delete(s.rejected, k)
@@ -135,33 +136,60 @@ func (s *session) update(g *generation) {
 	s.sets.Set(set)
 }
 
-// lower makes the client's resources. A panic in a pure stage is our bug and
-// must not end the control plane: the client keeps what it has.
-func (s *session) lower(g *generation, client model.Client) (rs []xds.Resource, origins map[string]model.Origin, notices []model.Notice, err error) {
+// lower makes the client's set. A panic in a pure stage is our bug and must
+// not end the control plane: the client keeps what it has.
+func (s *session) lower(g *generation, client model.Client) (m *made, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("BUG: %v", r)
 		}
 	}()
-	var made []lower.Resource
 	if s.grpc {
 		client.Capture, client.Local, client.HTTPProxy = model.Redirected, nil, netip.AddrPort{}
-		out, n := lower.GRPC(g.mesh().View(client))
+		out, notices := lower.GRPC(g.mesh().View(client))
+		var rs []xds.Resource
 		for _, url := range lower.Types {
-			made = append(made, out.Resources[url]...)
+			for _, r := range out.Resources[url] {
+				rs = append(rs, opaque(r))
+			}
 		}
-		origins, notices = out.Origins, n
-	} else {
-		made, origins, notices = g.resources(client)
-		made = append(made, lower.Roots(s.p.ca.Bundle()))
-		if s.pair != nil {
-			made = append(made, lower.WorkloadCertificate(s.pair.chain, s.pair.key))
+		return &made{xds.NewSet(g.version, s.set, rs), []map[string]model.Origin{out.Origins}, notices}, nil
+	}
+	base := g.base(client)
+	if base.set == nil {
+		return nil, errors.New("what it shares with others could not be made")
+	}
+	l := lower.New(g.mesh().View(client))
+	own := []xds.Resource{opaque(lower.Roots(s.p.ca.Bundle()))}
+	if s.pair != nil {
+		own = append(own, opaque(lower.WorkloadCertificate(s.pair.chain, s.pair.key)))
+	}
+	for _, url := range lower.Types {
+		for _, name := range l.Names(url) {
+			if shared(client, url, name) {
+				continue
+			}
+			if r, ok := l.Resource(url, name); ok {
+				own = append(own, opaque(r))
+			}
 		}
 	}
-	for _, r := range made {
-		rs = append(rs, xds.Resource{Type: r.Type, Name: r.Name, Body: r.Body})
-	}
-	return rs, origins, notices, nil
+	return &made{
+		base.set.With(g.version, s.set, own),
+		[]map[string]model.Origin{base.origins, l.Origins()},
+		append(slices.Clone(base.notices), l.Notices()...),
+	}, nil
+}
+
+// made is what was made for one client, or for what many clients share.
+type made struct {
+	set     *xds.Set
+	origins []map[string]model.Origin // by origin id
+	notices []model.Notice
+}
+
+func opaque(r lower.Resource) xds.Resource {
+	return xds.Resource{Type: r.Type, Name: r.Name, Body: r.Body}
 }
 
 // refused turns a rejection into notices on the objects that the resource was
@@ -191,9 +219,13 @@ func (s *session) origin(r xds.Rejection) []model.Origin {
 		return nil
 	}
 	var ids []string
-	for id := range s.origins {
-		if bytes.Contains(res.Body, []byte(id)) {
-			ids = append(ids, id)
+	all := map[string]model.Origin{}
+	for _, m := range s.origins {
+		for id, o := range m {
+			if bytes.Contains(res.Body, []byte(id)) {
+				ids = append(ids, id)
+				all[id] = o
+			}
 		}
 	}
 	// An id is often the beginning of another (object and field): the longest say
@@ -204,7 +236,7 @@ func (s *session) origin(r xds.Rejection) []model.Origin {
 	for _, id := range ids {
 		if !slices.ContainsFunc(kept, func(k string) bool { return strings.HasPrefix(k, id) }) {
 			kept = append(kept, id)
-			out = append(out, s.origins[id])
+			out = append(out, all[id])
 		}
 	}
 	slices.SortFunc(out, func(a, b model.Origin) int { return strings.Compare(a.ID(), b.ID()) })
@@ -229,79 +261,85 @@ type generation struct {
 	compiled *Compiled
 	notices  []model.Notice
 
-	mu     sync.Mutex
-	shared map[string]*scopeMemo // by scope key
+	mu    sync.Mutex
+	bases map[string]*base
+	old   map[string]*xds.Set // bases of the generation before
 }
 
-// scopeMemo is what all clients of one scope key have in common.
-type scopeMemo struct {
-	mu        sync.Mutex
-	resources map[[2]string]lower.Resource
-	origins   map[string]model.Origin
-	notices   []model.Notice
+// base is what all clients of one key have in common.
+type base struct {
+	once    sync.Once
+	set     *xds.Set
+	origins map[string]model.Origin
+	notices []model.Notice
 }
 
 func (g *generation) mesh() *link.Mesh { return g.compiled.Mesh }
 
-// resources lowers a client's view. What depends on the scope key alone, which
-// is all but the client's own listeners and inbound clusters, is lowered once
-// for all clients of the key.
-func (g *generation) resources(client model.Client) ([]lower.Resource, map[string]model.Origin, []model.Notice) {
-	memo := g.scope(g.mesh().ScopeKey(client))
-	l := lower.New(g.mesh().View(client))
-	var out []lower.Resource
-	memo.mu.Lock()
-	defer memo.mu.Unlock()
-	for _, url := range lower.Types {
-		for _, name := range l.Names(url) {
-			if !scoped(url, name) {
-				if r, ok := l.Resource(url, name); ok {
-					out = append(out, r)
-				}
-				continue
-			}
-			k := [2]string{url, name}
-			r, ok := memo.resources[k]
-			if !ok {
-				if r, ok = l.Resource(url, name); !ok {
+// base lowers what depends on the scope key, and on the client's address
+// families, alone: once for all clients that agree in these.
+func (g *generation) base(client model.Client) *base {
+	v4, v6 := false, false
+	for _, a := range client.Addresses {
+		v4, v6 = v4 || a.Is4(), v6 || a.Is6()
+	}
+	key := fmt.Sprint(g.mesh().ScopeKey(client), v4, v6)
+	g.mu.Lock()
+	b := g.bases[key]
+	if b == nil {
+		b = &base{}
+		g.bases[key] = b
+	}
+	old := g.old[key]
+	g.mu.Unlock()
+	b.once.Do(func() {
+		l := lower.New(g.mesh().View(client))
+		var rs []xds.Resource
+		for _, url := range lower.Types {
+			for _, name := range l.Names(url) {
+				if !shared(client, url, name) {
 					continue
 				}
-				memo.resources[k] = r
+				if r, ok := l.Resource(url, name); ok {
+					rs = append(rs, opaque(r))
+				}
 			}
-			out = append(out, r)
 		}
-	}
-	// Origins and notices of shared resources come with whoever lowered them.
-	own := l.Origins()
-	for id, o := range own {
-		memo.origins[id] = o
-	}
-	origins := make(map[string]model.Origin, len(memo.origins))
-	for id, o := range memo.origins {
-		origins[id] = o
-	}
-	memo.notices = append(memo.notices, l.Notices()...)
-	return out, origins, slices.Clone(memo.notices)
+		set := xds.NewSet(g.version, old, rs)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		b.set, b.origins, b.notices = set, l.Origins(), l.Notices()
+	})
+	return b
 }
 
-// scoped reports whether a resource depends on nothing but the scope key.
-func scoped(url, name string) bool {
+// sets are the bases that were made, for the generation after.
+func (g *generation) sets() map[string]*xds.Set {
+	if g == nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := map[string]*xds.Set{}
+	for k, b := range g.bases {
+		if b.set != nil {
+			out[k] = b.set
+		}
+	}
+	return out
+}
+
+// shared reports whether a resource of a client is in its base. What says who
+// may come in is the client's own, and so are its gateway's listeners, which
+// carry its policies.
+func shared(c model.Client, url, name string) bool {
 	switch url {
 	case lower.ClusterType:
 		return strings.HasPrefix(name, "outbound|")
 	case lower.EndpointType, lower.RouteType:
 		return true
+	case lower.ListenerType:
+		return c.Role == model.Sidecar && c.Capture == model.Redirected && name != "virtualInbound"
 	}
 	return false
-}
-
-func (g *generation) scope(key string) *scopeMemo {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	m := g.shared[key]
-	if m == nil {
-		m = &scopeMemo{resources: map[[2]string]lower.Resource{}, origins: map[string]model.Origin{}}
-		g.shared[key] = m
-	}
-	return m
 }

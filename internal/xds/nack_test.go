@@ -40,3 +40,28 @@ func TestNewSetShares(t *testing.T) {
 		t.Error("Same")
 	}
 }
+
+// Sets that share a base behave as if each had all of it.
+func TestSetWithBase(t *testing.T) {
+	res := func(name, body string) Resource { return Resource{Type: "t", Name: name, Body: []byte(body)} }
+	base := NewSet("1", nil, []Resource{res("b", "1"), res("d", "1"), {Type: "u", Name: "x", Body: []byte("1")}})
+	own := base.With("1", nil, []Resource{res("a", "1"), res("d", "2"), res("e", "1")})
+	if d := cmp.Diff([]string{"a", "b", "d", "e"}, own.Names("t")); d != "" {
+		t.Error(d)
+	}
+	if string(own.Find("t", "d").Body) != "2" || own.Find("t", "b") != base.Find("t", "b") || own.of("u") != base.of("u") || own.Find("t", "c") != nil {
+		t.Error("what is found")
+	}
+	next := NewSet("2", base, []Resource{res("b", "1"), res("d", "1"), {Type: "u", Name: "x", Body: []byte("2")}})
+	later := next.With("2", own, []Resource{res("a", "1"), res("d", "2"), res("e", "1")})
+	if later.of("t") != own.of("t") || later.of("u") == own.of("u") || later.Same(own) {
+		t.Error("what is equal is not shared, or what differs is")
+	}
+	if x := next.With("3", later, []Resource{res("a", "1"), res("d", "2"), res("e", "2")}); x.Same(later) || x.Find("t", "e").Version == later.Find("t", "e").Version {
+		t.Error("a change of its own is not seen")
+	}
+	flat := NewSet("4", nil, []Resource{res("a", "1"), res("b", "1"), res("d", "2"), res("e", "1"), {Type: "u", Name: "x", Body: []byte("2")}})
+	if !flat.Same(later) || !later.Same(flat) {
+		t.Error("the same resources, put together otherwise, are not the same")
+	}
+}

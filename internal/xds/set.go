@@ -3,6 +3,7 @@ package xds
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"slices"
 )
 
@@ -58,52 +59,93 @@ type Set struct {
 	types   map[string]*typeSet
 }
 
-// typeSet is the resources of one type.
+// typeSet is the resources of one type: those of by, and those of base that
+// are not in by.
 type typeSet struct {
-	names []string // sorted
+	names []string // all, sorted
 	by    map[string]*Resource
+	base  *typeSet // nil: none; has no base itself
 }
 
 var emptyType = &typeSet{}
+
+func (t *typeSet) get(name string) *Resource {
+	if r := t.by[name]; r != nil || t.base == nil {
+		return r
+	}
+	return t.base.by[name]
+}
 
 // NewSet makes a Set. What prev (which may be nil) holds with the same version
 // is shared with it, so that unchanged types are recognised by their pointer
 // and unchanged bodies are kept once. Of resources with the same type and name
 // the last one stands. The bodies are the Set's from now on.
 func NewSet(version string, prev *Set, resources []Resource) *Set {
-	s := &Set{Version: version, types: map[string]*typeSet{}}
-	for i := range resources {
-		r := &resources[i]
+	return (*Set)(nil).With(version, prev, resources)
+}
+
+// With is s and more resources, which win over those of s. s should be a Set
+// of NewSet that many clients share: it is referred to, not copied. prev is as
+// in NewSet.
+func (s *Set) With(version string, prev *Set, more []Resource) *Set {
+	out := &Set{Version: version, types: map[string]*typeSet{}}
+	for i := range more {
+		r := &more[i]
 		if r.Version == "" {
 			r.Version = Hash(r.Body)
 		}
-		old := prev.of(r.Type).by[r.Name]
-		if old != nil && old.Version == r.Version {
+		if old := prev.of(r.Type).get(r.Name); old != nil && old.Version == r.Version {
 			r = old
 		} else {
 			r = &Resource{r.Type, r.Name, r.Version, r.Body}
 		}
-		t := s.types[r.Type]
+		t := out.types[r.Type]
 		if t == nil {
 			t = &typeSet{by: map[string]*Resource{}}
-			s.types[r.Type] = t
-		}
-		if t.by[r.Name] == nil {
-			t.names = append(t.names, r.Name)
+			out.types[r.Type] = t
 		}
 		t.by[r.Name] = r
 	}
-	for url, t := range s.types {
-		slices.Sort(t.names)
-		if old := prev.of(url); t.same(old) {
-			s.types[url] = old
+	if s != nil {
+		for url, b := range s.types {
+			if t := out.types[url]; t != nil {
+				t.base = b
+			} else {
+				out.types[url] = b
+			}
 		}
 	}
-	return s
+	for url, t := range out.types {
+		if t.names == nil {
+			t.sort()
+		}
+		if old := prev.of(url); t.same(old) {
+			out.types[url] = old
+		}
+	}
+	return out
+}
+
+// sort fills names.
+func (t *typeSet) sort() {
+	if t.base == nil {
+		t.names = slices.Sorted(maps.Keys(t.by))
+		return
+	}
+	t.names = make([]string, 0, len(t.by)+len(t.base.names))
+	for _, n := range t.base.names {
+		if t.by[n] == nil {
+			t.names = append(t.names, n)
+		}
+	}
+	for n := range t.by {
+		t.names = append(t.names, n)
+	}
+	slices.Sort(t.names)
 }
 
 // Find is a resource of the Set; nil when it has none of that name.
-func (s *Set) Find(typeURL, name string) *Resource { return s.of(typeURL).by[name] }
+func (s *Set) Find(typeURL, name string) *Resource { return s.of(typeURL).get(name) }
 
 // Names of the resources of a type, sorted. The caller must not change them.
 func (s *Set) Names(typeURL string) []string { return s.of(typeURL).names }
@@ -135,11 +177,19 @@ func (t *typeSet) same(o *typeSet) bool {
 	if t == o {
 		return true
 	}
-	if !slices.Equal(t.names, o.names) {
+	if len(t.names) != len(o.names) {
 		return false
 	}
-	for n, r := range t.by {
-		if o.by[n].Version != r.Version {
+	if t.base != nil && t.base == o.base && len(t.by) == len(o.by) {
+		for n, r := range t.by { // the rest is shared
+			if x := o.by[n]; x == nil || x.Version != r.Version {
+				return false
+			}
+		}
+		return true
+	}
+	for i, n := range t.names {
+		if n != o.names[i] || t.get(n).Version != o.get(n).Version {
 			return false
 		}
 	}

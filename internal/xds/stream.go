@@ -371,7 +371,7 @@ func (s *stream) behind(url string) bool {
 		return false
 	}
 	for _, n := range sub.candidates(set) {
-		r, have := set.by[n], sub.sent[n]
+		r, have := set.get(n), sub.sent[n]
 		if r != nil && sub.news(r) || r == nil && have != nil && have != gone {
 			return true
 		}

@@ -194,12 +194,12 @@ func (s *subscription) candidates(set *typeSet) []string {
 	}
 	out := slices.Clone(set.names)
 	for n := range s.names {
-		if set.by[n] == nil {
+		if set.get(n) == nil {
 			out = append(out, n)
 		}
 	}
 	for n := range s.sent {
-		if set.by[n] == nil && !s.names[n] {
+		if set.get(n) == nil && !s.names[n] {
 			out = append(out, n)
 		}
 	}
@@ -220,7 +220,7 @@ func (s *subscription) next(set *typeSet, removals bool) *response {
 	size, rest := 0, false
 	var drop []string
 	for _, n := range s.candidates(set) {
-		r, have := set.by[n], s.sent[n]
+		r, have := set.get(n), s.sent[n]
 		switch {
 		case r == nil && have == gone && !s.again[n]:
 		case r == nil && (have == nil || have == gone):
@@ -296,7 +296,7 @@ func (s *subscription) everything() []*Resource {
 func (s *subscription) suspectGroup(set *typeSet) []string {
 	for len(s.suspects) > 0 {
 		for _, n := range s.suspects[0] {
-			if r := set.by[n]; r != nil && s.wants(n) && s.news(r) {
+			if r := set.get(n); r != nil && s.wants(n) && s.news(r) {
 				return s.suspects[0]
 			}
 		}
