@@ -21,7 +21,7 @@ demo: build ## a mesh of six services on this machine, with stories to try
 
 .PHONY: test
 test: build ## text, paths, short wire, demo check, short Envoy comparison
-	$(GO) test -timeout 20m $(PKGS)
+	$(GO) run ./test/budget -timeout 20m $(PKGS)
 
 .PHONY: test-race
 test-race: ## the data plane's rooms under the race detector
