@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/internal/control"
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -26,7 +27,7 @@ part named, would not take effect) or a warning (it would, but perhaps not as
 meant). What is merely worth knowing goes to stderr.`,
 		Example: "  tulle validate -f mesh/\n  tulle validate -f orders.yaml -o json",
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := oneOf("output", output, "text", "json"); err != nil {
+			if err := oneOf("output", output, "text", "json", "yaml"); err != nil {
 				return err
 			}
 			snap, err := p.load(args)
@@ -53,7 +54,7 @@ meant). What is merely worth knowing goes to stderr.`,
 		},
 	}
 	p.register(c)
-	c.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	c.Flags().StringVarP(&output, "output", "o", "text", "text, json or yaml")
 	return c
 }
 
@@ -83,11 +84,19 @@ func (t *terminal) findings(notices []model.Notice, output string) error {
 		o := n.Origin
 		list = append(list, finding{n.Severity.String(), n.Reason, o.Kind, o.Namespace, o.Name, o.Field, o.File, o.Line, n.Text})
 	}
-	return t.json(list)
+	return t.print(list, output)
 }
 
-// json prints an answer as indented JSON.
-func (t *terminal) json(v any) error {
+// print prints an answer as indented JSON, or as YAML of the same shape.
+func (t *terminal) print(v any, output string) error {
+	if output == "yaml" {
+		b, err := yaml.Marshal(v)
+		if err != nil {
+			return err
+		}
+		_, err = t.out.Write(b)
+		return err
+	}
 	e := json.NewEncoder(t.out)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")

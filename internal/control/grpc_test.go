@@ -120,6 +120,12 @@ func TestGRPCClient(t *testing.T) {
 	if n := share(1000); n < 43 || n > 157 {
 		t.Errorf("%d of 1,000 calls went to v2, want about 100", n)
 	}
+	short, err := grpc.NewClient("xds:///echo.shop:7070", grpc.WithResolvers(resolver), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	ok(t, err)
+	defer short.Close()
+	if _, err := healthpb.NewHealthClient(short).Check(ctx, &healthpb.HealthCheckRequest{}); err != nil {
+		t.Errorf("by its short name: %v", err)
+	}
 	for range 20 {
 		if v, err := call("x-to", "v2"); err != nil || v != "v2" {
 			t.Fatalf("by header: %s, %v", v, err)

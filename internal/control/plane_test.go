@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/source"
 	"github.com/tulle-mesh/tulle/internal/source/file"
 	"github.com/tulle-mesh/tulle/internal/xds"
 	"github.com/tulle-mesh/tulle/internal/xds/xdstest"
@@ -511,3 +512,5 @@ func shortDir(t testing.TB) string {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
 }
+
+func snapshot(objects []*source.Object) source.Snapshot { return source.Snapshot{Objects: objects} }
