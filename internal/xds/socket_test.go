@@ -19,7 +19,7 @@ import (
 // Both protocols once over a real socket: what the fakes leave out is the
 // translation to and from the messages.
 func TestOverASocket(t *testing.T) {
-	for _, network := range []string{"tcp4", "tcp6"} {
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
 		var sets watch.Value[*xds.Set]
 		nodes := make(chan *xds.Node, 2)
 		rejected := make(chan xds.Rejection, 1)
@@ -31,9 +31,9 @@ func TestOverASocket(t *testing.T) {
 				return &xds.Feed{Key: "k", Get: sets.Get, Rejected: func(r xds.Rejection) { rejected <- r }}, nil
 			},
 		})
-		l, err := net.Listen(network, "localhost:0")
+		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			t.Skip(err)
+			t.Fatal(err)
 		}
 		g := grpc.NewServer()
 		s.Register(g)
@@ -57,7 +57,7 @@ func TestOverASocket(t *testing.T) {
 		must(t, d.Subscribe(xds.ClusterType, ""))
 		r := next(t, d)
 		if len(r.Resources) != 2 || string(r.Resources["a"]) != "one" || r.Version != "v1" {
-			t.Errorf("%s delta: %+v", network, r)
+			t.Errorf("%s delta: %+v", addr, r)
 		}
 		if n := <-nodes; n.ID != "sidecar~1" || n.UserAgent != "test" || len(n.Features) != 1 {
 			t.Errorf("node: %+v", n)
@@ -71,7 +71,7 @@ func TestOverASocket(t *testing.T) {
 		must(t, w.Subscribe(xds.ClusterType, ""))
 		r = next(t, w)
 		if len(r.Resources) != 2 || string(r.Resources["1"]) != "two" || r.Version != "v1" {
-			t.Errorf("%s sotw: %+v", network, r)
+			t.Errorf("%s sotw: %+v", addr, r)
 		}
 		must(t, w.Answer(r, ""))
 		<-nodes
@@ -79,15 +79,15 @@ func TestOverASocket(t *testing.T) {
 		sets.Set(xds.NewSet("v2", first, []xds.Resource{{Type: xds.ClusterType, Name: "b", Body: []byte("three")}}))
 		r = next(t, d)
 		if string(r.Resources["b"]) != "three" || len(r.Removed) != 1 || r.Removed[0] != "a" {
-			t.Errorf("%s delta change: %+v", network, r)
+			t.Errorf("%s delta change: %+v", addr, r)
 		}
 		must(t, d.Answer(r, "b: not good"))
 		if x := <-rejected; x.Name != "b" || x.Reason != "not good" {
-			t.Errorf("%s rejection: %+v", network, x)
+			t.Errorf("%s rejection: %+v", addr, x)
 		}
 		r = next(t, w)
 		if string(r.Resources["0"]) != "three" || len(r.Resources) != 1 {
-			t.Errorf("%s sotw change: %+v", network, r)
+			t.Errorf("%s sotw change: %+v", addr, r)
 		}
 		must(t, w.Answer(r, ""))
 	}
