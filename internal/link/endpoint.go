@@ -82,7 +82,7 @@ func (m *Mesh) endpointsOf(s *model.Service) []endpoint {
 	for i := range s.Endpoints {
 		out = append(out, m.listed(s, &s.Endpoints[i]))
 	}
-	if s.Selector != nil && len(s.Selector) > 0 && !s.Sliced {
+	if len(s.Selector) > 0 && !s.Sliced {
 		for _, w := range m.workloads.selected(s.Namespace, s.Selector) {
 			if w.Template || w.Address == "" {
 				continue

@@ -83,7 +83,8 @@ func wireType(fd protoreflect.FieldDescriptor) string {
 	return "protowire.VarintType"
 }
 
-// wrappers maps the wrapper messages to their reader's name.
+// wrappers maps the wrapper messages to their reader's name. A reader that no
+// field needs is not in wire.go; the first such field asks for it there.
 var wrappers = map[protoreflect.FullName]string{
 	"google.protobuf.BoolValue":   "boolValue",
 	"google.protobuf.UInt32Value": "uint32Value",

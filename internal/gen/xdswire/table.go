@@ -93,11 +93,11 @@ func parseTable(text string) (*table, error) {
 func (t *table) parseSet(rest string) error {
 	head, list, ok := strings.Cut(rest, ":")
 	if !ok {
-		return errors.New("want any SET [optional]: MESSAGE...")
+		return errors.New("want any SET [optional]: followed by messages")
 	}
 	w := strings.Fields(head)
 	if len(w) == 0 || len(w) > 2 || len(w) == 2 && w[1] != "optional" {
-		return errors.New("want any SET [optional]: MESSAGE...")
+		return errors.New("want any SET [optional]: followed by messages")
 	}
 	s := t.sets[w[0]]
 	if s == nil {

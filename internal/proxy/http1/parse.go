@@ -183,7 +183,6 @@ type framing struct {
 	wsAccept  []byte
 	options   [4][]byte // values of Connection that name fields
 	nOptions  int
-	bad       *bad // deferred
 }
 
 // names that parseFields looks at, by length, to pass over the others quickly.

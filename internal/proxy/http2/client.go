@@ -10,7 +10,6 @@ type Client struct {
 	open   int         // streams, those included whose head was not sent
 	unborn []*h2stream // streams without an id
 	freed  bool        // OnCapacity is due
-	full   bool        // Capacity was 0
 	gone   bool        // OnGone was called
 	over   bool        // OnClosed was called
 	pinged bool        // a Ping is not answered

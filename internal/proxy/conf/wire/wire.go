@@ -177,14 +177,6 @@ func (d *decoder) str(typ protowire.Type, b []byte, name string) (string, int, *
 	return string(v), n, nil
 }
 
-// text checks a map's string value.
-func (d *decoder) text(v []byte, at string) (string, *Error) {
-	if !utf8.Valid(v) {
-		return "", &Error{at, "not valid UTF-8"}
-	}
-	return string(v), nil
-}
-
 func (d *decoder) bytes(typ protowire.Type, b []byte, name string) ([]byte, int, *Error) {
 	v, n, err := raw(typ, b)
 	if err != nil {
@@ -226,17 +218,6 @@ func (d *decoder) double(typ protowire.Type, b []byte, name string) (float64, in
 		return 0, 0, malformed(n).in(name)
 	}
 	return math.Float64frombits(v), n, nil
-}
-
-func (d *decoder) float(typ protowire.Type, b []byte, name string) (float32, int, *Error) {
-	if typ != protowire.Fixed32Type {
-		return 0, 0, wrongType(typ).in(name)
-	}
-	v, n := protowire.ConsumeFixed32(b)
-	if n < 0 {
-		return 0, 0, malformed(n).in(name)
-	}
-	return math.Float32frombits(v), n, nil
 }
 
 // varints reads a repeated varint field, packed or single.
@@ -500,35 +481,6 @@ func (d *decoder) uint32Value(typ protowire.Type, b []byte, name string) (*uint3
 	v, n, err := d.uint64Value(typ, b, name)
 	u := uint32(*v)
 	return &u, n, err
-}
-
-func (d *decoder) doubleValue(typ protowire.Type, b []byte, name string) (*float64, int, *Error) {
-	v := new(float64)
-	n, err := wrapper(typ, b, name, func(t protowire.Type, b []byte) (n int, err *Error) {
-		*v, n, err = d.double(t, b, "value")
-		return n, err
-	})
-	return v, n, err
-}
-
-func (d *decoder) stringValue(typ protowire.Type, b []byte, name string) (*string, int, *Error) {
-	v := new(string)
-	n, err := wrapper(typ, b, name, func(t protowire.Type, b []byte) (n int, err *Error) {
-		*v, n, err = d.str(t, b, "value")
-		return n, err
-	})
-	return v, n, err
-}
-
-func (d *decoder) empty(typ protowire.Type, b []byte, name string) (*struct{}, int, *Error) {
-	v, n, err := raw(typ, b)
-	if err == nil {
-		err = noFields(v)
-	}
-	if err != nil {
-		return nil, 0, err.in(name)
-	}
-	return new(struct{}), n, nil
 }
 
 // structure reads a google.protobuf.Struct field.

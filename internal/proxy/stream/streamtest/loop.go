@@ -20,7 +20,6 @@ type Loop struct {
 	stop  bool
 	done  chan struct{}
 	dirty []*conn
-	conns sync.WaitGroup
 	start time.Time
 }
 
@@ -99,7 +98,6 @@ type conn struct {
 	dirty  bool
 	queued int // bytes with the writer
 	high   bool
-	half   bool
 	closed bool
 	told   bool
 
