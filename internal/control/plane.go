@@ -38,7 +38,7 @@ type Options struct {
 	// Address is where xDS and the CA are served over TLS; empty: 127.0.0.1:0.
 	Address  string
 	Settings *model.Settings // nil: link's defaults
-	Pool     netip.Prefix    // addresses of standalone workloads; zero: a 127.x.y.0/24 made from Dir
+	Pool     netip.Prefix    // addresses of standalone workloads; zero: a 127.x.y.0/20 made from Dir
 	// Version of this program, told to clients.
 	Version string
 	// Log takes one message; nil: they are dropped. Called by several goroutines.

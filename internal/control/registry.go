@@ -81,13 +81,13 @@ func newRegistry(pool netip.Prefix, trustDomain string, changed func()) *registr
 	}
 }
 
-// loopbackPool gives each state directory its own 127.x.y.0/24, so that two
+// loopbackPool gives each state directory a 127.x.y.0/20 of 1,024, so that two
 // control planes on one machine do not hand out the same addresses.
 func loopbackPool(dir string) netip.Prefix {
 	h := fnv.New32a()
 	h.Write([]byte(dir))
 	n := h.Sum32()
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(64 + n%64), byte(n >> 8), 0}), 24)
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(64 + n%64), byte(n>>8) & 0xf0, 0}), 20)
 }
 
 // register makes a place for spec. uid is the user that asked, when known. The
@@ -173,7 +173,7 @@ func (r *registry) address(want netip.Addr) (netip.Addr, bool) {
 		return want, true
 	}
 	for a := r.pool.Masked().Addr().Next(); r.pool.Contains(a); a = a.Next() {
-		if !r.used[a] && a.AsSlice()[len(a.AsSlice())-1] != 255 {
+		if b := a.AsSlice(); !r.used[a] && b[len(b)-1] != 0 && b[len(b)-1] != 255 {
 			r.used[a] = true
 			return a, true
 		}
