@@ -22,8 +22,12 @@ type Client struct {
 	http *http.Client
 }
 
-// ErrNoControlPlane is wrapped by errors about a socket that nobody serves.
-var ErrNoControlPlane = errors.New("no control plane is running")
+// Errors that a caller may want to tell apart.
+var (
+	ErrNoControlPlane = errors.New("no control plane is running")             // nobody serves the socket
+	ErrNotReady       = errors.New("the control plane has not yet started")   // it has read no configuration
+	ErrLost           = errors.New("the control plane ended during the call") // the connection broke
+)
 
 // NewClient talks to the socket at path. Nothing is dialled yet.
 func NewClient(path string) *Client {
@@ -125,10 +129,13 @@ func (c *Client) Register(ctx context.Context, spec control.WorkloadSpec) (*Leas
 	}
 	d := json.NewDecoder(resp.Body)
 	var first Event
-	if err := d.Decode(&first); err != nil || first.Registration == nil {
+	if err = d.Decode(&first); err == nil && first.Registration == nil {
+		err = errors.New("the answer is another")
+	}
+	if err != nil {
 		cancel()
 		resp.Body.Close()
-		return nil, fmt.Errorf("register: the control plane answered with no registration: %w", errors.Join(err))
+		return nil, fmt.Errorf("register: %w: no registration came: %w", ErrLost, err)
 	}
 	events := make(chan Event, 16)
 	l := &Lease{Registration: *first.Registration, Events: events, client: c, cancel: cancel, done: make(chan struct{})}
@@ -187,6 +194,9 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 		if errors.As(err, &u) {
 			err = u.Err // its text would name a host that is none
 		}
+		if !errors.Is(err, ErrNoControlPlane) && ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", ErrLost, err)
+		}
 		return nil, fmt.Errorf("control plane at %s: %w", c.path, err)
 	}
 	if resp.StatusCode < 300 {
@@ -197,6 +207,9 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	if json.Unmarshal(text, &f) != nil || f.Error == "" {
 		f.Error = resp.Status + ": " + strings.TrimSpace(string(text))
+	}
+	if resp.StatusCode == http.StatusServiceUnavailable {
+		return nil, fmt.Errorf("%w: %s", ErrNotReady, f.Error)
 	}
 	return nil, errors.New(f.Error)
 }

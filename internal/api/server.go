@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/control"
@@ -26,6 +27,7 @@ type Server struct {
 	plane   *control.Plane
 	version string
 	log     func(string, ...any)
+	ending  atomic.Bool // leases end because the server does: the programs go on
 }
 
 // NewServer makes the API. version is the program's; log may be nil.
@@ -36,11 +38,11 @@ func NewServer(p *control.Plane, version string, log func(string, ...any)) *Serv
 	return &Server{plane: p, version: version, log: log}
 }
 
-// uidKey is the context key of the peer's user id.
-type uidKey struct{}
+// peerKey is the context key of who is at the other end, a control.Peer.
+type peerKey struct{}
 
 // Serve answers on a unix socket until ctx ends; it closes l. Leases end with
-// it.
+// it, but not the registrations: their programs come back when they can.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.admit(s.routes()),
@@ -49,13 +51,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		MaxHeaderBytes:    32 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			if uid, err := control.PeerUID(c); err == nil {
-				ctx = context.WithValue(ctx, uidKey{}, uid)
+			if p, err := control.PeerOf(c); err == nil {
+				ctx = context.WithValue(ctx, peerKey{}, p)
 			}
 			return ctx
 		},
 	}
-	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	stop := context.AfterFunc(ctx, func() { s.ending.Store(true); srv.Close() })
 	defer stop()
 	if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve the admin api: %w", err)
@@ -66,8 +68,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // admit serves our own user and root only.
 func (s *Server) admit(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		uid, known := r.Context().Value(uidKey{}).(uint32)
-		if !known || int(uid) != os.Getuid() && uid != 0 {
+		peer, known := r.Context().Value(peerKey{}).(control.Peer)
+		if !known || int(peer.UID) != os.Getuid() && peer.UID != 0 {
 			answer(w, http.StatusForbidden, failure{"this control plane belongs to another user"})
 			return
 		}
@@ -213,17 +215,23 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusBadRequest, failure{"request: " + err.Error()})
 		return
 	}
-	uid := r.Context().Value(uidKey{}).(uint32) // admit has seen to it
-	reg, err := s.plane.Register(spec, &uid)
+	peer := r.Context().Value(peerKey{}).(control.Peer) // admit has seen to it
+	spec.PID = peer.PID
+	reg, err := s.plane.Register(spec, &peer.UID)
 	if err != nil {
 		answer(w, statusOf(err), failure{err.Error()})
 		return
 	}
 	defer func() {
-		s.plane.Deregister(reg.ID)
-		s.log("%s has left", reg.ID)
+		if !s.ending.Load() && s.plane.Leave(reg) {
+			s.log("%s has left", reg.ID)
+		}
 	}()
-	s.log("%s has joined at %s", reg.ID, reg.IP)
+	if spec.Token != "" {
+		s.log("%s is back at %s", reg.ID, reg.IP)
+	} else {
+		s.log("%s has joined at %s", reg.ID, reg.IP)
+	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := http.NewResponseController(w)
 	e := json.NewEncoder(w)

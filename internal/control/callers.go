@@ -126,6 +126,12 @@ func (c *callers) workload(caller *identity.Caller, n *xds.Node) (*registered, e
 	return x, nil
 }
 
+// Peer is the process at the other end of a unix socket, as the kernel says.
+type Peer struct {
+	UID uint32
+	PID int // at the time of the connect
+}
+
 // peerCreds is the auth information of a unix socket: who is at its other end,
 // as the kernel says.
 type peerCreds struct {
@@ -142,11 +148,11 @@ type unixCredentials struct{}
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (unixCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	uid, err := PeerUID(c)
+	p, err := PeerOf(c)
 	if err != nil {
 		return nil, nil, err
 	}
-	return c, peerCreds{credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, uid}, nil
+	return c, peerCreds{credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, p.UID}, nil
 }
 
 // ClientHandshake implements credentials.TransportCredentials; not for use.

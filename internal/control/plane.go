@@ -38,7 +38,10 @@ type Options struct {
 	// Address is where xDS and the CA are served over TLS; empty: 127.0.0.1:0.
 	Address  string
 	Settings *model.Settings // nil: link's defaults
-	Pool     netip.Prefix    // addresses of standalone workloads; zero: a 127.x.y.0/20 made from Dir
+	// Registry is the file in which registered workloads are kept, so that a
+	// restart finds them; empty: they are not.
+	Registry string
+	Pool     netip.Prefix // addresses of standalone workloads; zero: a 127.x.y.0/20 made from Dir
 	// Version of this program, told to clients.
 	Version string
 	// Log takes one message; nil: they are dropped. Called by several goroutines.
@@ -86,6 +89,10 @@ func New(o Options) (*Plane, error) {
 		return nil, err
 	}
 	p.registry = newRegistry(o.Pool, p.settings.TrustDomain, p.poke)
+	p.registry.file = o.Registry
+	if err := p.registry.restore(); err != nil {
+		p.log("%v; they have to join anew", err)
+	}
 	p.callers = &callers{registry: p.registry, domains: identity.Domains{Own: p.settings.TrustDomain, Aliases: p.settings.TrustDomainAliases}}
 	p.xds = xds.New(xds.Config{
 		Name:         "tulle " + o.Version,
@@ -178,6 +185,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	start(func() error {
 		return p.o.Source.Watch(ctx, func(s source.Snapshot) { snaps.Set(&s) })
 	})
+	wg.Go(func() { p.await(ctx) })
 	p.follow(ctx, &snaps)
 	for _, s := range stop {
 		s.Stop()
@@ -230,6 +238,7 @@ func (p *Plane) follow(ctx context.Context, snaps *watch.Value[*source.Snapshot]
 	var fragment model.Fragment
 	var read []model.Notice
 	var seen *source.Snapshot
+	unkept := false
 	for n := 1; ; n++ {
 		snap, changed := snaps.Get()
 		if snap != nil {
@@ -237,6 +246,10 @@ func (p *Plane) follow(ctx context.Context, snaps *watch.Value[*source.Snapshot]
 				fragment, read, seen = p.read(*snap, fragment, read)
 			}
 			p.compile(n, fragment, read)
+		}
+		if err := p.registry.keep(); err != nil && !unkept {
+			unkept = true
+			p.log("%v", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -337,7 +350,7 @@ func (p *Plane) Register(spec WorkloadSpec, uid *uint32) (*Registration, error) 
 
 // Deregister takes a workload out of the mesh; its proxy's streams end. It
 // reports whether there was one.
-func (p *Plane) Deregister(id string) bool { return p.registry.drop(id) }
+func (p *Plane) Deregister(id string) bool { return p.registry.drop(id, nil) }
 
 // SetReady says whether a workload is to get traffic. It reports whether there
 // is one.

@@ -17,6 +17,7 @@ func (p *Plane) SetPorts(id string, ports []PortSpec) bool {
 		w.Expose = expose(ports, &w, netip.MustParseAddr(w.Address))
 		if change = !slices.Equal(w.Expose, x.workload.Expose); change {
 			x.workload = &w
+			r.changes++
 		}
 	}
 	r.mu.Unlock()

@@ -47,16 +47,19 @@ type registry struct {
 	pool    netip.Prefix // of workload addresses
 	domain  string       // trust domain
 	changed func()       // called without the lock after every change
+	file    string       // where it is kept over a restart; empty: it is not
 
 	mu      sync.Mutex
 	byID    map[string]*registered
 	byToken map[[sha256.Size]byte]*registered
 	used    map[netip.Addr]bool
 	serial  map[string]int // last number given to a name's copies
+	changes uint64         // counts changes
+	keptAt  uint64         // of the last change that the file holds
 }
 
-// registered is one workload. All but workload, local and nextPort is
-// immutable; those change under the registry's lock.
+// registered is one workload. Its identity, token and ways of capture are
+// immutable; the rest changes under the registry's lock.
 type registered struct {
 	id       identity.ID
 	key      string // namespace/name
@@ -66,7 +69,11 @@ type registered struct {
 	capture  model.Capture
 	proxy    netip.AddrPort
 	revoked  chan struct{}
-	order    int
+	pid      int // the process that registered it, and its start; 0: not known
+	started  string
+
+	lease     uint64
+	unclaimed bool // restored, its program has not come back yet
 
 	workload *model.Workload // immutable; replaced as a whole
 	local    map[string]netip.AddrPort
@@ -96,6 +103,9 @@ func (r *registry) register(spec WorkloadSpec, f *model.Fragment, uid *uint32) (
 	if err := spec.check(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadSpec, err)
 	}
+	if out, err := r.resume(&spec); out != nil || err != nil {
+		return out, err
+	}
 	w, err := spec.describe(f)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadSpec, err)
@@ -106,7 +116,7 @@ func (r *registry) register(spec WorkloadSpec, f *model.Fragment, uid *uint32) (
 	}
 	raw := make([]byte, 32)
 	rand.Read(raw) // never fails
-	token := base64.RawURLEncoding.EncodeToString(raw)
+	token := cmp.Or(spec.Token, base64.RawURLEncoding.EncodeToString(raw))
 
 	r.mu.Lock()
 	if len(r.byID) >= maxWorkloads {
@@ -122,10 +132,15 @@ func (r *registry) register(spec WorkloadSpec, f *model.Fragment, uid *uint32) (
 		r.mu.Unlock()
 		return nil, fmt.Errorf("%w: every address of %s is taken", ErrFull, r.pool)
 	}
+	if spec.Token != "" && ip != spec.IP {
+		delete(r.used, ip)
+		r.mu.Unlock()
+		return nil, fmt.Errorf("%w: its address %s belongs to another program now", ErrTaken, spec.IP)
+	}
 	w.Address = ip.String()
 	x := &registered{
 		id: id, key: w.Namespace + "/" + w.Name, tokenSum: sha256.Sum256([]byte(token)),
-		revoked: make(chan struct{}), workload: w, order: len(r.byID),
+		revoked: make(chan struct{}), workload: w, pid: spec.PID, started: startOf(spec.PID),
 		local: map[string]netip.AddrPort{}, nextPort: portOutbound, capture: model.Redirected,
 	}
 	if uid != nil {
@@ -138,8 +153,10 @@ func (r *registry) register(spec WorkloadSpec, f *model.Fragment, uid *uint32) (
 		}
 	}
 	w.Expose = expose(spec.Ports, w, ip)
+	x.adoptLocal(spec.Local, ip)
 	x.assign(f)
 	r.byID[x.key], r.byToken[x.tokenSum] = x, x
+	r.changes++
 	out := x.registration(token)
 	r.mu.Unlock()
 	r.changed()
@@ -225,7 +242,7 @@ func (x *registered) registration(token string) *Registration {
 	out := &Registration{
 		ID: x.key, Namespace: w.Namespace, Name: w.Name, Account: w.Account, Identity: x.id.String(),
 		Labels: w.Labels, Gateway: w.Gateway, IP: netip.MustParseAddr(w.Address), Token: token,
-		HTTPProxy: x.proxy, Local: x.local,
+		HTTPProxy: x.proxy, Local: x.local, lease: x.lease,
 	}
 	names := map[uint16]string{}
 	for n, p := range w.Ports {
@@ -244,12 +261,16 @@ func (x *registered) client() model.Client {
 	return c
 }
 
-// drop takes a workload out of the mesh and ends its streams. It reports
-// whether it was there.
-func (r *registry) drop(id string) bool {
+// drop takes a workload out of the mesh and ends its streams; with a lease only
+// if that is the present one. It reports whether it did.
+func (r *registry) drop(id string, lease *uint64) bool {
 	r.mu.Lock()
 	x := r.byID[id]
+	if x != nil && lease != nil && x.lease != *lease {
+		x = nil
+	}
 	if x != nil {
+		r.changes++
 		delete(r.byID, id)
 		delete(r.byToken, x.tokenSum)
 		delete(r.used, netip.MustParseAddr(x.workload.Address))
@@ -272,6 +293,7 @@ func (r *registry) setReady(id string, ready bool) bool {
 		w := *x.workload
 		w.Ready = ready
 		x.workload = &w
+		r.changes++
 	}
 	r.mu.Unlock()
 	if change {
@@ -285,7 +307,9 @@ func (r *registry) follow(f *model.Fragment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, x := range r.byID {
-		x.assign(f)
+		if x.assign(f) {
+			r.changes++
+		}
 	}
 }
 

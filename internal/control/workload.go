@@ -26,6 +26,12 @@ type WorkloadSpec struct {
 	Locality   string            `json:"locality,omitempty"`   // region/zone/subzone
 	IP         netip.Addr        `json:"ip,omitzero"`          // the address it had before, if it is free
 	Ready      bool              `json:"ready,omitempty"`      // false: not until SetReady
+	// Token of the registration that this one continues, after a restart of the
+	// control plane: Name, IP, Ports and Local are then what they were, or it
+	// fails; the token stays valid.
+	Token string                    `json:"token,omitempty"`
+	Local map[string]netip.AddrPort `json:"local,omitempty"` // with Token: the sockets of its dependencies
+	PID   int                       `json:"-"`               // the process that asks, if known: when it has ended its place is not kept over a restart
 }
 
 // PortSpec is one port of a workload.
@@ -54,6 +60,8 @@ type Registration struct {
 	// Local are the sockets of its dependencies by "host:port", host being the
 	// service's full name; not when Redirected. It grows when services come.
 	Local map[string]netip.AddrPort `json:"local,omitempty"`
+
+	lease uint64 // which of the registrations that continue each other
 }
 
 // check bounds what a caller may say.
@@ -61,7 +69,7 @@ func (s *WorkloadSpec) check() error {
 	if s.Namespace == "" {
 		return errors.New("namespace is missing")
 	}
-	texts := []string{s.Namespace, s.Name, s.Deployment, s.Service, s.Account, s.Locality}
+	texts := []string{s.Namespace, s.Name, s.Deployment, s.Service, s.Account, s.Locality, s.Token}
 	for k, v := range s.Labels {
 		texts = append(texts, k, v)
 	}
@@ -75,6 +83,9 @@ func (s *WorkloadSpec) check() error {
 	}
 	if len(s.Labels) > maxLabels || len(s.Ports) > maxPorts {
 		return fmt.Errorf("more than %d labels or %d ports", maxLabels, maxPorts)
+	}
+	if s.Token != "" && (len(s.Token) < 32 || s.Name == "" || len(s.Local) > portEnd-portOutbound) {
+		return errors.New("token: want one that was given out, and the name that belongs to it")
 	}
 	if s.Deployment != "" && s.Service != "" {
 		return errors.New("deployment and service exclude each other")

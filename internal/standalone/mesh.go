@@ -56,6 +56,10 @@ func NewMesh(o MeshOptions) (*Mesh, error) {
 			return nil, fmt.Errorf("configuration: %w", err)
 		}
 	}
+	var err error
+	if o.State, err = filepath.Abs(o.State); err != nil { // programs of other directories are told where the sockets are
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
 	settings := link.Defaults()
 	settings.AccessLog.Enabled = o.AccessLog
 	settings.VirtualIPs = virtualIPs
@@ -63,7 +67,7 @@ func NewMesh(o MeshOptions) (*Mesh, error) {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
 	plane, err := control.New(control.Options{Dir: o.State, Source: &file.Watcher{Paths: o.Paths}, Settings: &settings,
-		Version: o.Version, Log: o.Log})
+		Registry: filepath.Join(o.State, "workloads.json"), Version: o.Version, Log: o.Log})
 	if err != nil {
 		return nil, err
 	}

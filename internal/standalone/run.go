@@ -47,7 +47,7 @@ type Run struct {
 
 // Replica is a program that has joined the mesh.
 type Replica struct {
-	*api.Lease
+	control.Registration
 	XDS   string // unix socket of the control plane
 	Admin string // unix socket of its proxy's admin server
 	Proxy *Process
@@ -65,13 +65,13 @@ func (r *Run) Do(ctx context.Context, ctl *api.Client) error {
 	if err != nil {
 		return err
 	}
-	lease, err := ctl.Register(context.WithoutCancel(ctx), r.Spec)
+	m, err := join(ctx, ctl, r.Spec, r.say)
 	if err != nil {
 		return err
 	}
-	defer lease.Close()
-	rep := &Replica{Lease: lease, XDS: info.Socket}
-	dir := filepath.Join(r.Dir, strings.ReplaceAll(lease.ID, "/", "."))
+	defer m.close()
+	rep := &Replica{Registration: m.lease.Registration, XDS: info.Socket}
+	dir := filepath.Join(r.Dir, strings.ReplaceAll(rep.ID, "/", "."))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("scratch: %w", err)
 	}
@@ -80,7 +80,12 @@ func (r *Run) Do(ctx context.Context, ctl *api.Client) error {
 	if err := r.startProxy(rep, dir); err != nil {
 		return err
 	}
+	m.tokenFile = filepath.Join(dir, tokenFile)
 	defer rep.Proxy.Stop(6 * time.Second)
+	keeping, stopKeeping := context.WithCancel(context.WithoutCancel(ctx))
+	kept := make(chan struct{})
+	go func() { defer close(kept); m.keep(keeping) }()
+	defer func() { stopKeeping(); <-kept }()
 	if err := waitReady(ctx, rep); err != nil {
 		return err
 	}
@@ -91,15 +96,25 @@ func (r *Run) Do(ctx context.Context, ctl *api.Client) error {
 	}
 	probing, stopProbing := context.WithCancel(ctx)
 	defer stopProbing()
-	go r.announce(probing, ctl, rep)
+	go r.announce(probing, m, rep)
 	if r.Started != nil {
 		r.Started(rep)
 	}
 	err = r.wait(ctx, rep)
 	stopProbing()
-	r.leave(ctl, rep)
+	r.leave(m, rep)
 	return err
 }
+
+// say prints a message for the person who runs the program.
+func (r *Run) say(format string, args ...any) {
+	if r.Stderr != nil {
+		fmt.Fprintf(r.Stderr, "tulle: "+format+"\n", args...)
+	}
+}
+
+// tokenFile is the name of the file from which the sidecar reads its token.
+const tokenFile = "token"
 
 // wait for the end of the program, the proxy, or the caller's patience.
 func (r *Run) wait(ctx context.Context, rep *Replica) error {
@@ -122,10 +137,10 @@ func (r *Run) wait(ctx context.Context, rep *Replica) error {
 
 // leave takes the replica out of the mesh, then ends the program: nobody sends
 // a request to a program that is ending.
-func (r *Run) leave(ctl *api.Client, rep *Replica) {
+func (r *Run) leave(m *member, rep *Replica) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if err := ctl.SetReady(ctx, rep.ID, false); err == nil && rep.App != nil {
+	if err := m.setReady(ctx, false); err == nil && rep.App != nil {
 		time.Sleep(settle)
 	}
 	grace := r.Grace
@@ -175,7 +190,7 @@ type bootstrapWorkload struct {
 
 func (r *Run) startProxy(rep *Replica, dir string) error {
 	rep.Admin = filepath.Join(dir, "admin.sock")
-	b := bootstrap{ID: rep.ID, XDS: "unix://" + rep.XDS, TokenFile: filepath.Join(dir, "token"),
+	b := bootstrap{ID: rep.ID, XDS: "unix://" + rep.XDS, TokenFile: filepath.Join(dir, tokenFile),
 		SecretDir: secretDir(dir), Admin: "unix://" + rep.Admin, Concurrency: r.Loops}
 	l := rep.Labels
 	b.Workload = bootstrapWorkload{Name: first(r.Spec.Deployment, rep.Name), Namespace: rep.Namespace, App: l["app"],
@@ -319,10 +334,10 @@ func environment(rep *Replica) []string {
 }
 
 // announce tells the control plane when the program takes requests.
-func (r *Run) announce(ctx context.Context, ctl *api.Client, rep *Replica) {
+func (r *Run) announce(ctx context.Context, m *member, rep *Replica) {
 	tell := func(ready bool) {
-		if err := ctl.SetReady(ctx, rep.ID, ready); err != nil && ctx.Err() == nil {
-			fmt.Fprintf(r.Stderr, "tulle: %s: readiness: %v\n", rep.Name, err)
+		if err := m.setReady(ctx, ready); err != nil && ctx.Err() == nil {
+			r.say("%s: readiness: %v", rep.Name, err)
 		}
 	}
 	p := r.Probe
