@@ -5,6 +5,8 @@ GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/tulle-mesh/tulle/internal/cli.Version=$(VERSION)
 PKGS := ./...
+# go build -v names each package as it is compiled; anything else is an error.
+PROGRESS = /[: ]/ {print; next} {n++; if (tty) printf "\r\033[K  compiled %d packages: %s", n, $$1; else if (n % 100 == 0) print "  compiled", n, "packages"} END {if (tty && n) print ""}
 
 .PHONY: help
 help: ## this list
@@ -13,7 +15,7 @@ help: ## this list
 .PHONY: build
 build: ## both programs into bin/ (a cold build takes some minutes; packages are shown as they compile)
 	@mkdir -p bin
-	$(GO) build -v -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/tulle ./cmd/tulle-proxy 2> >(awk '{n++; printf "\r\033[K  compiled %d packages: %s", n, $$1 > "/dev/stderr"} END {if (n) print "" > "/dev/stderr"}')
+	@set -o pipefail; $(GO) build -v -ldflags '$(LDFLAGS)' -o bin/ ./cmd/tulle ./cmd/tulle-proxy 2>&1 | awk -v tty="$$([ -t 1 ] && echo 1)" '$(PROGRESS)'
 
 .PHONY: demo
 demo: build ## a mesh of six services on this machine, with stories to try
