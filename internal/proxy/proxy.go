@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/proxy/agent"
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
@@ -46,11 +47,15 @@ type Proxy struct {
 	waiting   atomic.Value // string: what readiness waits for
 	admin     *admin
 	stop      context.CancelFunc
+	inside    *inside // the program's own namespace; nil: it lives in ours
 }
 
 // Main is the program: it reads flags and the bootstrap, runs until a signal,
 // drains, and returns the exit code.
 func Main(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "agent" {
+		return agent.Main(args[1:], stderr)
+	}
 	fs := flag.NewFlagSet("tulle-proxy", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	file := fs.String("bootstrap", "", "bootstrap file (JSON)")
@@ -97,6 +102,7 @@ func Run(ctx context.Context, boot *Bootstrap, log *slog.Logger) error {
 	}
 	defer p.telemetry.Close()
 	defer p.clusters.Close()
+	defer p.inside.close()
 	loops, stopLoops := context.WithCancel(context.Background())
 	defer stopLoops()
 	running, stop := context.WithCancel(ctx)
@@ -141,6 +147,11 @@ func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
 	p := &Proxy{boot: boot, log: log, started: time.Now()}
 	p.snapshot.Store(conf.NewSnapshot())
 	var err error
+	if boot.Agent != "" {
+		if p.inside, err = openInside(boot.Agent); err != nil {
+			return nil, err
+		}
+	}
 	if p.group, err = loop.New(n); err != nil {
 		return nil, err
 	}
@@ -153,13 +164,13 @@ func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
 	local := telemetry.Workload{Name: w.Name, Namespace: w.Namespace, Canonical: w.Canonical, Revision: w.Revision,
 		App: w.App, Version: w.Version, Cluster: w.Cluster}
 	for _, l := range p.group.Loops() {
-		k := &worker{p: p, loop: l, pool: pool.New(l, pool.Options{TLS: p.tls, NoBridge: boot.NoBridge})}
+		k := &worker{p: p, loop: l, pool: pool.New(l, pool.Options{TLS: p.tls, NoBridge: boot.NoBridge, Dial: p.inside.dialer()})}
 		k.http = exchange.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Snapshot: p.snapshot.Load, Reporter: k,
 			Node: exchange.Node{Local: local}}
 		k.tcp = tcp.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Reporter: k, Local: local}
 		p.workers = append(p.workers, k)
 	}
-	p.sockets = listen.New(p.group, listen.Options{Accepted: p.accepted, Refused: p.unmatched})
+	p.sockets = listen.New(p.group, listen.Options{Accepted: p.accepted, Refused: p.unmatched, Open: p.inside.opener()})
 	p.waiting.Store("the control plane has not answered yet")
 	p.gauges()
 	return p, nil

@@ -23,9 +23,10 @@ const Bridge = "tulle1"
 type Options struct {
 	// TLS makes the handshakes; nil: clusters with TLS cannot be reached.
 	TLS *mtls.Engine
-	// Dial opens a connection towards an endpoint; nil: from this host.
-	// Sidecars of programs that live in another network namespace set it.
-	Dial func(l *loop.Loop, ep *cluster.Endpoint, o loop.DialOptions) (*loop.Conn, error)
+	// Dial opens a connection towards an endpoint, or returns nil twice: from
+	// this host, as all are when there is no Dial. Sidecars of programs that
+	// live in another network namespace set it.
+	Dial func(l *loop.Loop, c *conf.Cluster, ep *cluster.Endpoint, o loop.DialOptions) (*loop.Conn, error)
 	// NoBridge never offers "tulle1".
 	NoBridge bool
 	H1       http1.Limits
@@ -95,10 +96,12 @@ func (p *Pool) connect(c *conf.Cluster, ep *cluster.Endpoint) (*loop.Conn, error
 	if k := c.Keepalive; k != nil {
 		o.Keepalive = &loop.Keepalive{Probes: int(k.Probes), Time: k.Time, Interval: k.Interval}
 	}
-	switch {
-	case p.o.Dial != nil:
-		return p.o.Dial(p.loop, ep, o)
-	case ep.Pipe != "":
+	if p.o.Dial != nil {
+		if w, err := p.o.Dial(p.loop, c, ep, o); w != nil || err != nil {
+			return w, err
+		}
+	}
+	if ep.Pipe != "" {
 		return p.loop.DialUnix(ep.Pipe)
 	}
 	return p.loop.Dial(ep.Addr, o)
