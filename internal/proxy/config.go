@@ -43,15 +43,18 @@ func (p *Proxy) feed(ctx context.Context) error {
 
 // publish puts a snapshot in force: clusters first, then what names them.
 func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
+	trust, bad := p.secrets.Update(s.Secrets) // before anything that shows or checks them
+	for _, n := range slices.Sorted(maps.Keys(bad)) {
+		p.log.Warn("a certificate cannot be used", "secret", n, "error", bad[n])
+	}
+	if trust {
+		p.reverify(ctx)
+	}
 	p.clusters.Apply(s, loop.Nanotime())
 	warm, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := p.clusters.Warm(warm); err != nil && ctx.Err() == nil {
 		p.log.Warn("some names did not resolve in time", "error", err)
-	}
-	_, bad := p.secrets.Update(s.Secrets)
-	for _, n := range slices.Sorted(maps.Keys(bad)) {
-		p.log.Warn("a certificate cannot be used", "secret", n, "error", bad[n])
 	}
 	p.snapshot.Store(s)
 	var failed []string
@@ -59,6 +62,9 @@ func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 	for _, n := range slices.Sorted(maps.Keys(errs)) {
 		p.log.Error("a listener cannot be opened", "listener", n, "error", errs[n])
 		failed = append(failed, fmt.Sprintf("%s: %v", n, errs[n]))
+	}
+	for _, w := range p.workers {
+		w.loop.Post(w.http.Refresh)
 	}
 	switch {
 	case len(failed) > 0:

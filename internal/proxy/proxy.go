@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tulle-mesh/tulle/internal/proxy/agent"
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
@@ -166,11 +168,12 @@ func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
 	for _, l := range p.group.Loops() {
 		k := &worker{p: p, loop: l, pool: pool.New(l, pool.Options{TLS: p.tls, NoBridge: boot.NoBridge, Dial: p.inside.dialer()})}
 		k.http = exchange.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Snapshot: p.snapshot.Load, Reporter: k,
-			Node: exchange.Node{Local: local}}
+			Node: exchange.Node{Local: local, Tell: tell(&local)}}
 		k.tcp = tcp.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Reporter: k, Local: local}
 		p.workers = append(p.workers, k)
 	}
-	p.sockets = listen.New(p.group, listen.Options{Accepted: p.accepted, Refused: p.unmatched, Open: p.inside.opener()})
+	p.sockets = listen.New(p.group, listen.Options{Accepted: p.accepted, Refused: p.unmatched, Open: p.inside.opener(),
+		Limit: connectionLimit()})
 	p.waiting.Store("the control plane has not answered yet")
 	p.gauges()
 	return p, nil
@@ -183,6 +186,24 @@ func defaultLoops() int {
 		n = min(n, 2)
 	}
 	return max(n, 1)
+}
+
+// tell is the workload in the form that peers are told, empty without a name.
+func tell(w *telemetry.Workload) string {
+	if w.Name == "" {
+		return ""
+	}
+	return strings.Join([]string{w.Name, w.Namespace, w.Canonical, w.Revision, w.Cluster}, ";")
+}
+
+// connectionLimit is how many connections, of clients and to endpoints, may be
+// open at once: what the descriptors allow, with some left for all else.
+func connectionLimit() int {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil || r.Cur > 1<<20 {
+		return 1 << 20
+	}
+	return max(int(r.Cur)*3/4, 16)
 }
 
 // limitMemory makes the collector work harder near the cgroup's limit.
@@ -251,6 +272,17 @@ func (p *Proxy) gauges() {
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
 		return float64(m.HeapInuse)
+	})
+	p.telemetry.CounterFunc("tulle_proxy_connections_refused_total", "Connections closed at once because too many were open.", func() float64 {
+		_, over, _ := p.sockets.Counts()
+		return float64(over)
+	})
+	p.telemetry.Gauge("tulle_proxy_connections", "Open connections, of clients and to endpoints.", func() float64 {
+		n := 0
+		for _, l := range p.group.Loops() {
+			n += l.Conns()
+		}
+		return float64(n)
 	})
 	p.telemetry.CounterFunc("tulle_proxy_panics_total", "Events that ended in an internal error.", func() float64 { return float64(p.group.Panics()) })
 	p.telemetry.Gauge("tulle_proxy_uptime_seconds", "Time since the start.", func() float64 { return time.Since(p.started).Seconds() })

@@ -57,7 +57,7 @@ func (w *worker) take(a *arrival) {
 		w.serve(a, nil)
 		return
 	}
-	w.p.tls.Server(a.conn, a.chain.TLS, a.first, 0, func(h *mtls.Handshake, err error) {
+	w.p.tls.Server(a.conn, a.chain.TLS, a.first, a.chain.HandshakeTimeout, func(h *mtls.Handshake, err error) {
 		a.first = nil
 		if err != nil {
 			w.refused(a, err.Error())
@@ -84,11 +84,11 @@ func (w *worker) serve(a *arrival, h *mtls.Handshake) {
 	switch c := a.chain.HTTP; {
 	case c == nil:
 		codec = w.tcp.Serve(&tcp.Accepted{Wire: a.conn, Listener: a.listener, Chain: a.chain, Original: a.original,
-			TLS: peer.TLS, Mutual: peer.Mutual, Principal: peer.Principal, SNI: peer.SNI})
+			TLS: peer.TLS, Mutual: peer.Mutual, Principal: peer.Principal, Own: peer.Local, SNI: peer.SNI, Secure: h})
 	case c.Codec == conf.CodecHTTP1, c.Codec == conf.CodecHTTP2, peer.ALPN == "h2", peer.ALPN == pool.Bridge:
-		codec = w.httpCodec(a, &peer, c.Codec != conf.CodecHTTP1)
+		codec = w.httpCodec(a, &peer, h, c.Codec != conf.CodecHTTP1)
 	default:
-		codec = &detector{w: w, a: a, peer: peer}
+		codec = &detector{w: w, a: a, peer: peer, secure: h}
 	}
 	a.conn.Start(codec)
 	if len(a.first) > 0 {
@@ -97,9 +97,9 @@ func (w *worker) serve(a *arrival, h *mtls.Handshake) {
 	}
 }
 
-func (w *worker) httpCodec(a *arrival, peer *exchange.Peer, h2 bool) stream.Codec {
+func (w *worker) httpCodec(a *arrival, peer *exchange.Peer, h *mtls.Handshake, h2 bool) stream.Codec {
 	_, codec := w.http.Serve(&exchange.Accepted{Wire: a.conn, Listener: a.listener, Chain: a.chain, Original: a.original,
-		Peer: *peer, HTTP2: h2})
+		Peer: *peer, Secure: h, HTTP2: h2})
 	return codec
 }
 
@@ -141,10 +141,11 @@ func peerOf(h *mtls.Handshake, sni string) exchange.Peer {
 // detector reads the first bytes of a connection to tell HTTP/2 with prior
 // knowledge (RFC 9113 3.3) from HTTP/1.
 type detector struct {
-	w    *worker
-	a    *arrival
-	peer exchange.Peer
-	seen []byte
+	w      *worker
+	a      *arrival
+	peer   exchange.Peer
+	secure *mtls.Handshake
+	seen   []byte
 }
 
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -161,7 +162,7 @@ func (d *detector) OnBytes(p []byte) {
 		d.seen = append(d.seen[:0:0], p...)
 		return
 	}
-	codec := d.w.httpCodec(d.a, &d.peer, h2)
+	codec := d.w.httpCodec(d.a, &d.peer, d.secure, h2)
 	d.a.conn.Swap(codec)
 	codec.OnBytes(p) // not by Redeliver: what came by TLS is open already
 }

@@ -3,6 +3,7 @@ package exchange
 import (
 	"strconv"
 
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
 	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
@@ -17,36 +18,27 @@ func (x *Exchange) answer(h *stream.Head, end bool) {
 	if x.grpc {
 		x.rec.GRPCStatus = grpcStatus(h)
 	}
-	if x.upgrade {
-		x.upgraded(h)
+	if x.tunnel = h.Status == 101 || x.connect && h.Status < 300; x.tunnel && x.upgrade && len(h.Protocol) == 0 {
+		h.Protocol = x.req.Protocol
 	}
-	ms := (x.env.Loop.Now() - x.a.begun) / 1e6
-	var b [20]byte
-	t := strconv.AppendInt(b[:0], ms, 10)
-	h.Set("x-envoy-upstream-service-time", t)
-	x.rec.ServiceTime = ms
-	x.resp.Status = h.Status
-	h.Del(origHeader)
+	if !x.reqEnd {
+		x.total.Stop() // whoever is answered has not been too slow
+	}
+	x.rec.ServiceTime = (x.env.Loop.Now() - x.a.begun) / 1e6
+	if !x.conn.http.SuppressHeaders {
+		var b [20]byte
+		h.Set("x-envoy-upstream-service-time", strconv.AppendInt(b[:0], x.rec.ServiceTime, 10))
+	}
 	if x.cookie.Name != "" {
 		var b [256]byte
 		h.Add("set-cookie", x.cookie.Append(b[:0]))
 	}
 	x.editResponse(h)
-	x.decorate(h)
-	x.down.SendHead(h, end)
-}
-
-// upgraded translates the acceptance of an upgrade between HTTP/1, where it is
-// 101, and HTTP/2, where extended CONNECT is answered with 200 (RFC 8441).
-func (x *Exchange) upgraded(h *stream.Head) {
-	switch {
-	case h.Status == 200 && x.conn.http1():
-		if x.a.via != nil && x.a.via.HTTP2 && string(x.req.Method) != "CONNECT" {
-			h.Status, h.Reason, h.Protocol, h.Length = 101, nil, x.req.Protocol, -1
-		}
-	case h.Status == 101 && !x.conn.http1():
-		h.Status, h.Protocol, h.Length = 200, nil, -1
+	x.decorate(h, true)
+	if len(x.conn.logs) > 0 {
+		x.resp.CopyFrom(h)
 	}
+	x.down.SendHead(h, end)
 }
 
 // editResponse applies the header operations of all levels that were chosen.
@@ -58,12 +50,15 @@ func (x *Exchange) editResponse(h *stream.Head) {
 }
 
 // decorate adds what a connection manager adds to every response.
-func (x *Exchange) decorate(h *stream.Head) {
-	name := x.conn.http.ServerName
-	if name == "" {
-		name = "envoy"
+func (x *Exchange) decorate(h *stream.Head, upstream bool) {
+	mode := x.conn.http.ServerHeader
+	if !upstream || mode == conf.ServerOverwrite || mode == conf.ServerAppendIfAbsent && !h.Has("server") {
+		name := x.conn.http.ServerName
+		if name == "" {
+			name = "envoy"
+		}
+		setString(h, "server", name)
 	}
-	setString(h, "server", name)
 	if !h.Has("date") {
 		h.Add("date", x.conn.env.date())
 	}
@@ -83,22 +78,21 @@ func setString(h *stream.Head, name, value string) {
 
 // responded is called when the last byte of the response was handed down.
 func (x *Exchange) responded() {
-	x.ended = true
 	x.finish() // a codec reads and forgets what is left of the request
 }
 
 // cut ends a response in its middle, so that nobody takes it for complete.
 func (x *Exchange) cut() {
-	if x.down != nil {
-		x.down.Reset(stream.ConnectionLost)
-	}
+	x.down.Reset(stream.ConnectionLost)
 	x.finish()
 }
 
 // fail answers for the upstream, or cuts the response that has begun.
 func (x *Exchange) fail(o telemetry.Outcome, detail string) {
+	o.Retried = x.retries.made > 0
 	if x.started {
 		x.rec.Flags |= o.Flag
+		x.rec.Details = o.Detail(detail)
 		x.cut()
 		return
 	}
@@ -127,7 +121,7 @@ func (x *Exchange) reply(o telemetry.Outcome, detail string) {
 			h.AddString("content-type", "text/plain")
 		}
 	}
-	if o.Overloaded {
+	if o.Overloaded && !x.conn.http.SuppressHeaders {
 		h.AddString("x-envoy-overloaded", "true")
 	}
 	x.editResponse(h)
@@ -141,14 +135,13 @@ func (x *Exchange) sendLocal(body []byte) {
 	x.rec.Status = h.Status
 	x.rec.ResponseStart = x.env.Loop.Now()
 	x.a.release()
-	x.decorate(h)
+	x.decorate(h, false)
 	if x.grpc {
 		h.Length = -1
 	}
 	h.Body = len(body) > 0
-	head := string(x.req.Method) == "HEAD"
-	x.down.SendHead(h, len(body) == 0 || head)
-	if len(body) > 0 && !head {
+	x.down.SendHead(h, len(body) == 0 || x.head)
+	if len(body) > 0 && !x.head {
 		x.rec.BytesSent += uint64(len(body))
 		x.down.SendData(body, true)
 	}

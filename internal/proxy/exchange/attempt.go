@@ -23,8 +23,10 @@ type attempt struct {
 	begunSending bool // request bytes went out
 	sent         bool // the whole request was handed over
 	begun        int64
-	try          loop.Timer
+	try          loop.Timer // per-try timeout
+	idle         loop.Timer // per-try idle timeout
 	onTry        func()
+	onIdle       func()
 }
 
 // sending reports whether request bytes can go straight to the upstream.
@@ -55,11 +57,8 @@ func (x *Exchange) startAttempt() {
 	a.ep, a.lastEndpoint, a.counts, a.begun = ep, ep, true, x.env.Loop.Now()
 	a.tried = append(a.tried, ep)
 	x.attempts++
-	if x.times.PerTry > 0 {
-		x.env.Loop.Arm(&a.try, x.times.PerTry, a.onTry)
-	}
 	a.ticket = pool.Ticket{Cluster: x.handle, Endpoint: ep, Version: x.req.Version, Upgrade: x.upgrade,
-		Authority: x.req.Authority, Peer: a, Owner: a}
+		Authority: x.req.Authority, Raw: x.connect && x.fwd.ConnectTCP, Peer: a, Owner: a}
 	x.env.Pool.Get(&a.ticket)
 }
 
@@ -86,11 +85,31 @@ func (a *attempt) Ready(s stream.Stream, via *pool.Upstream) {
 	if x.retries.left <= 0 && !x.reqEnd {
 		x.keeping, x.kept = false, x.kept[:0]
 	}
+	a.armTry()
+	a.touch()
 	x.pauseDown(s.Blocked())
+}
+
+// armTry starts the per-try timeout: the whole request is on its way.
+func (a *attempt) armTry() {
+	x := a.x
+	if x.reqEnd && a.s != nil && !a.headed && x.times.PerTry > 0 && !x.upgrade && !x.connect {
+		x.env.Loop.Arm(&a.try, x.times.PerTry, a.onTry)
+	}
+}
+
+// touch moves the per-try idle timeout.
+func (a *attempt) touch() {
+	if r := a.x.retries.p; r != nil && r.PerTryIdle > 0 && a.s != nil && !a.headed {
+		a.x.env.Loop.Arm(&a.idle, r.PerTryIdle, a.onIdle)
+	}
 }
 
 // Failed says that no stream could be had.
 func (a *attempt) Failed(r stream.Reset, detail string) {
+	if r == stream.Overflow {
+		detail = ""
+	}
 	a.x.rec.TransportFailure = detail
 	a.lost(r, detail)
 }
@@ -99,19 +118,23 @@ func (a *attempt) Failed(r stream.Reset, detail string) {
 func (a *attempt) OnHead(h *stream.Head, end bool) {
 	x := a.x
 	if h.Status >= 100 && h.Status < 200 && h.Status != 101 {
-		if !x.started && x.down != nil && x.req.Version >= 11 {
+		x.touch()
+		if !x.started && x.req.Version >= 11 {
 			x.down.SendHead(h, false)
 		}
 		return
 	}
 	a.headed = true
 	a.try.Stop()
+	a.idle.Stop()
 	x.handle.Judge(a.ep, cluster.Outcome{Status: judged(h)}, x.env.Loop.Now())
 	if x.retryStatus(h) {
 		a.release()
 		x.backOff()
 		return
 	}
+	x.touch()
+	end = end || x.head // whatever an upstream still sends
 	x.answer(h, end)
 	if end {
 		a.over()
@@ -124,11 +147,13 @@ func (a *attempt) OnData(p []byte, end bool) {
 	x.rec.BytesSent += uint64(len(p))
 	x.touch()
 	x.down.SendData(p, end)
-	if end {
+	switch {
+	case end && x.tunnel && !x.reqEnd:
+		x.answered = true // the client may still send
+	case end:
+		a.s = nil // a codec deals with the rest of a request that was answered early
 		a.over()
-		return
-	}
-	if x.down.Blocked() {
+	case x.down.Blocked():
 		a.s.Pause(true)
 	}
 }
@@ -139,14 +164,22 @@ func (a *attempt) OnTrailers(t *stream.Head) {
 	if x.grpc {
 		x.rec.GRPCStatus = grpcStatus(t)
 	}
+	if c := x.conn; len(c.logs) > 0 {
+		x.rec.Trailers = new(stream.Head)
+		x.rec.Trailers.CopyFrom(t)
+	}
 	x.down.SendTrailers(t)
+	a.s = nil
 	a.over()
 }
 
 // over ends an attempt whose response is complete, and with it the exchange.
 func (a *attempt) over() {
 	x := a.x
-	a.s = nil // a codec deals with the rest of a request that was answered early
+	if s := a.s; s != nil { // it goes on with an answer that nobody takes
+		a.s = nil
+		s.Reset(stream.Cancelled)
+	}
 	a.uncount(nothing)
 	a.ticket.Done()
 	x.responded()
@@ -155,6 +188,10 @@ func (a *attempt) over() {
 // OnReset says that the upstream stream broke.
 func (a *attempt) OnReset(r stream.Reset, detail string) {
 	a.s = nil
+	if v := a.via; v.Refused != "" && !a.headed { // by TLS, after its handshake
+		r, detail = stream.TLSFailed, "TLS error: "+v.Refused
+		a.x.rec.TransportFailure = detail
+	}
 	a.lost(r, detail)
 }
 
@@ -168,9 +205,9 @@ func (a *attempt) lost(r stream.Reset, detail string) {
 	a.uncount(cluster.Outcome{Reset: r})
 	a.release()
 	if headed {
-		x.rec.Flags |= telemetry.FlagsOf(r)
-		x.rec.Details = "upstream_reset_after_response_started"
-		x.cut()
+		o := telemetry.FromReset(r)
+		o.Details = "upstream_reset_after_response_started"
+		x.fail(o, "")
 		return
 	}
 	if x.retryReset(r, begun) {
@@ -188,7 +225,18 @@ func (a *attempt) timedOut() {
 		x.backOff()
 		return
 	}
-	x.fail(telemetry.UpstreamTimeout, "")
+	x.fail(telemetry.PerTryTimeout, "")
+}
+
+// idled is the per-try idle timeout.
+func (a *attempt) idled() {
+	x := a.x
+	a.abandon()
+	if x.retryTimeout() {
+		x.backOff()
+		return
+	}
+	x.fail(telemetry.PerTryIdle, "")
 }
 
 // nothing says nothing about an endpoint: it was judged before, or left.
@@ -212,6 +260,7 @@ func (a *attempt) uncount(o cluster.Outcome) {
 // release lets go of everything the attempt holds.
 func (a *attempt) release() {
 	a.try.Stop()
+	a.idle.Stop()
 	if s := a.s; s != nil {
 		a.s = nil
 		s.Reset(stream.Cancelled)

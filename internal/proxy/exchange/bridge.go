@@ -2,21 +2,29 @@ package exchange
 
 import (
 	"bytes"
+	"strings"
 
+	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
 )
 
 // The bridge: HTTP/1 requests between two of our proxies travel as HTTP/2
 // streams on a connection whose peer chose ALPN "tulle1". Each is marked with
 //
-//	tulle-orig: 1.0|1.1[;upgrade]
+//	tulle-orig: 1.0|1.1[;METHOD]
 //
-// which is honoured only on an authenticated tulle1 connection and stripped
-// everywhere else. What the two ends keep, one test per row (bridge_test.go):
+// (METHOD with an upgrade, which travels as CONNECT). On every authenticated
+// tulle1 connection a sidecar also says what it is the sidecar of, for the
+// labels of telemetry:
+//
+//	tulle-peer: name;namespace;canonical;revision;cluster
+//
+// Both are honoured there only, never sent elsewhere, and stripped from every
+// request before a route is looked at. What the two ends keep, one test per row (bridge_test.go):
 //
 //	what                    sender                        receiver
 //	version                 tulle-orig: 1.0 or 1.1        the head's version again; app sees HTTP/1.1
-//	Upgrade: x              CONNECT, :protocol x, upgrade GET with Upgrade: x; 101 becomes 200 and back
+//	Upgrade: x              CONNECT, :protocol x, METHOD  METHOD with Upgrade: x; 101 becomes 200 and back
 //	100, 103, Expect        1xx heads as they come        the same
 //	HEAD, 204, 304          no DATA                       no body, length kept
 //	chunked, close-ended    DATA, END_STREAM              chunked, or close for 1.0
@@ -25,40 +33,65 @@ import (
 //	hop-by-hop fields       removed by the codec          removed by the codec
 //	abort of either side    RST_STREAM CANCEL             request reset
 //	early response          END_STREAM, RST NO_ERROR      answer kept, connection closed after it
-const origHeader = "tulle-orig"
+const (
+	origHeader = "tulle-orig"
+	peerHeader = "tulle-peer"
+)
 
-// toBridge marks a request that leaves as a stream of a tulle1 connection.
-func toBridge(h *stream.Head) {
+// maxWorkload bounds what a peer may say of itself, in bytes.
+const maxWorkload = 512
+
+// toBridge adds what a peer of ours is told: the mark of a request that leaves
+// as a stream of a tulle1 connection, and our own workload; empty: nothing.
+func toBridge(h *stream.Head, mark bool, workload string) {
+	if workload != "" {
+		h.AddString(peerHeader, workload)
+	}
+	if !mark {
+		return
+	}
 	v := "1.1"
 	if h.Version == 10 {
 		v = "1.0"
 	}
-	if len(h.Protocol) > 0 && string(h.Method) != "CONNECT" {
-		v += ";upgrade"
-		h.Method = []byte("CONNECT")
+	if len(h.Protocol) > 0 {
+		v += ";" + string(h.Method)
 	}
 	h.AddString(origHeader, v)
 }
 
-// fromBridge restores what a peer's toBridge wrote. It reports false when the
-// request carries no mark and is plain HTTP/2.
-func fromBridge(h *stream.Head) bool {
-	v := h.Get(origHeader)
-	if v == nil {
-		return false
+// fromBridge restores what a peer's toBridge wrote. A request that carries no
+// mark is plain HTTP/2. The fields themselves are stripped with all that are ours.
+func (c *Conn) fromBridge(h *stream.Head) {
+	if w := h.Get(peerHeader); string(w) != c.workload {
+		c.learn(w)
 	}
-	version, opt, _ := bytes.Cut(v, []byte(";"))
+	version, method, _ := bytes.Cut(h.Get(origHeader), []byte(";"))
 	switch string(version) {
 	case "1.0":
 		h.Version = 10
 	case "1.1":
 		h.Version = 11
 	default:
-		return false
+		return
 	}
-	if string(opt) == "upgrade" && len(h.Protocol) > 0 {
-		h.Method = []byte("GET")
+	if len(method) > 0 && len(h.Protocol) > 0 {
+		h.Method = method
 	}
-	h.Del(origHeader)
-	return true
+}
+
+// learn takes up what the peer says it is, unless its certificate says that it
+// lives elsewhere.
+func (c *Conn) learn(w []byte) {
+	c.workload = ""
+	if len(w) == 0 || len(w) > maxWorkload {
+		return
+	}
+	said := string(w)
+	parts := strings.SplitN(said, ";", 3)
+	id, err := identity.Parse(c.peer.Principal)
+	if err != nil || len(parts) < 3 || parts[1] != id.Namespace {
+		return
+	}
+	c.workload = said
 }

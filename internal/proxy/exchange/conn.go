@@ -10,6 +10,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/http1"
 	"github.com/tulle-mesh/tulle/internal/proxy/http2"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
 	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
 )
@@ -45,14 +46,18 @@ type Conn struct {
 	original   netip.AddrPort // set when it was captured
 	remoteText string
 	xfccText   string
-	seen       *conf.Snapshot
-	bridge     bool // an authenticated tulle1 connection
+	workload   string // what a peer of ours says it is, in Istio's form
+	seen       uint64 // Env.epoch of the configuration it has
+	bridge     bool   // an authenticated tulle1 connection
 	draining   bool
 	active     int
+	secure     *mtls.Handshake // nil: no TLS
 	h1         *http1.Server
 	h2         *http2.Server
 	idle       loop.Timer
-	age        loop.Timer
+	age        loop.Timer // until it is drained
+	end        loop.Timer // until it is cut
+	slow       loop.Timer // a request head that has begun
 	onIdle     func()
 }
 
@@ -63,20 +68,23 @@ type Accepted struct {
 	Chain    *conf.Chain
 	Original netip.AddrPort // invalid: not captured
 	Peer     Peer
-	HTTP2    bool // by ALPN or preface
+	Secure   *mtls.Handshake // nil: no TLS
+	HTTP2    bool            // by ALPN or preface
 }
 
 // Serve makes the codec of a connection and begins to serve requests. The
 // caller starts the connection with what Serve returns.
 func (e *Env) Serve(a *Accepted) (*Conn, stream.Codec) {
 	c := &Conn{env: e, wire: a.Wire, listener: a.Listener, chain: a.Chain, http: a.Chain.HTTP, peer: a.Peer,
-		remote: a.Wire.Remote(), local: a.Wire.Local(), original: a.Original, logs: a.Chain.HTTP.AccessLog}
+		remote: a.Wire.Remote(), local: a.Wire.Local(), original: a.Original, logs: a.Chain.HTTP.AccessLog, secure: a.Secure}
 	if a.Original.IsValid() {
 		c.local = a.Original
 	}
 	c.remoteText = c.remote.Addr().String()
 	c.bridge = a.Peer.ALPN == "tulle1" && a.Peer.Mutual
 	c.onIdle = c.idled
+	_, c.seen = e.current()
+	c.limitAge()
 	if e.conns == nil {
 		e.conns = map[*Conn]struct{}{}
 	}
@@ -92,6 +100,21 @@ func (e *Env) Serve(a *Accepted) (*Conn, stream.Codec) {
 	return c, &tracked{c, c.h1}
 }
 
+// OnBytes passes bytes on and watches over request heads that come slowly.
+func (t *tracked) OnBytes(p []byte) {
+	t.Codec.OnBytes(p)
+	c := t.c
+	if c.h1 == nil || c.http.HeadersTimeout <= 0 {
+		return
+	}
+	switch partial := !c.h1.Idle() && !c.h1.Active(); {
+	case !partial:
+		c.slow.Stop()
+	case !c.slow.Armed():
+		c.env.Loop.Arm(&c.slow, c.http.HeadersTimeout, func() { c.h1.Reject(408) })
+	}
+}
+
 // tracked passes events to the codec and lets go of the connection at its end.
 type tracked struct {
 	c *Conn
@@ -99,8 +122,11 @@ type tracked struct {
 }
 
 func (t *tracked) OnClose(err error) {
-	t.c.idle.Stop()
-	t.c.age.Stop()
+	c := t.c
+	c.idle.Stop()
+	c.age.Stop()
+	c.end.Stop()
+	c.slow.Stop()
 	t.Codec.OnClose(err)
 	t.c.env.closed(t.c)
 }
@@ -109,12 +135,16 @@ func (t *tracked) OnClose(err error) {
 func (c *Conn) Accept(s stream.Stream, h *stream.Head, end bool) stream.Peer {
 	x := c.env.get()
 	x.conn, x.down = c, s
-	if snap := c.env.Snapshot(); snap != c.seen {
+	if snap, epoch := c.env.current(); epoch != c.seen {
+		c.seen = epoch
 		c.refresh(snap)
 	}
 	x.req.CopyFrom(h)
 	if c.bridge {
-		fromBridge(&x.req)
+		c.fromBridge(&x.req)
+	}
+	if c.secure != nil && c.secure.Worn() {
+		c.draining = true
 	}
 	c.active++
 	c.idle.Stop()
@@ -130,23 +160,57 @@ func (c *Conn) Accept(s stream.Stream, h *stream.Head, end bool) stream.Peer {
 // chain is gone, or asks for another kind of connection, the connection ends
 // with this request.
 func (c *Conn) refresh(snap *conf.Snapshot) {
-	c.seen = snap
 	l := snap.Listeners[c.listener.Name]
 	if l == c.listener {
 		return
 	}
-	if l != nil {
-		for _, ch := range append([]*conf.Chain{l.Default}, l.Chains...) {
-			if ch != nil && ch.HTTP != nil && ch.Name == c.chain.Name &&
-				reflect.DeepEqual(ch.Match, c.chain.Match) && reflect.DeepEqual(ch.TLS, c.chain.TLS) {
-				c.listener, c.chain, c.http, c.logs = l, ch, ch.HTTP, ch.HTTP.AccessLog
-				c.xfccText = ""
-				return
-			}
-		}
+	if ch := SameChain(l, c.chain); ch != nil {
+		c.listener, c.chain, c.http, c.logs = l, ch, ch.HTTP, ch.HTTP.AccessLog
+		c.xfccText = ""
+		return
 	}
 	c.draining = true
 }
+
+// SameChain finds the chain of a listener (nil: it is gone) that connections of
+// an earlier chain belong to: the same connections are meant, secured in the
+// same way, carrying the same kind of traffic. nil: there is none any more.
+func SameChain(l *conf.Listener, old *conf.Chain) *conf.Chain {
+	if l == nil {
+		return nil
+	}
+	same := func(ch *conf.Chain) bool {
+		return ch != nil && (ch == old || (ch.HTTP != nil) == (old.HTTP != nil) && ch.Name == old.Name &&
+			reflect.DeepEqual(ch.Match, old.Match) && reflect.DeepEqual(ch.TLS, old.TLS))
+	}
+	if same(l.Default) {
+		return l.Default
+	}
+	if i := slices.IndexFunc(l.Chains, same); i >= 0 {
+		return l.Chains[i]
+	}
+	return nil
+}
+
+// limitAge has the connection end by the listener's limit, and when the
+// client's certificate expires.
+func (c *Conn) limitAge() {
+	life := c.http.MaxConnDuration
+	if c.secure != nil && !c.secure.Expiry().IsZero() {
+		left := max(time.Until(c.secure.Expiry()), 1)
+		c.env.Loop.Arm(&c.end, left, c.wire.Abort)
+		if left -= min(expiryLead, left/10); life <= 0 || left < life {
+			life = left
+		}
+	}
+	if life > 0 {
+		c.env.Loop.Arm(&c.age, life, c.Drain)
+	}
+}
+
+// expiryLead is how long before a certificate expires its connections are
+// drained, so that requests can end.
+const expiryLead = 30 * time.Second
 
 // ended is called by each exchange as its last act.
 func (c *Conn) ended() {
@@ -168,11 +232,20 @@ func (c *Conn) startIdle() {
 	}
 }
 
+// idled closes an idle connection; HTTP/2 clients are told first.
 func (c *Conn) idled() {
-	if c.active == 0 {
+	switch {
+	case c.active > 0:
+	case c.h2 != nil && !c.draining:
+		c.Drain()
+		c.env.Loop.Arm(&c.idle, drainIdle, c.onIdle)
+	default:
 		c.wire.Close()
 	}
 }
+
+// drainIdle is how long an idle HTTP/2 client has to confirm our goodbye.
+const drainIdle = 5 * time.Second
 
 // Drain ends the connection with its present requests: "connection: close",
 // or GOAWAY. It must be called on the connection's loop.
@@ -192,10 +265,6 @@ func (c *Conn) drainCodec() {
 	}
 }
 
-// http1 reports whether the client speaks HTTP/1 here: then an accepted
-// upgrade is 101.
-func (c *Conn) http1() bool { return c.h1 != nil }
-
 // destination is where the connection was going.
 func (c *Conn) destination() netip.AddrPort { return c.local }
 
@@ -204,10 +273,6 @@ func (c *Conn) bufferLimit() int {
 		return n
 	}
 	return 1 << 20
-}
-
-func (c *Conn) upgradeAllowed(proto []byte) bool {
-	return slices.Contains(c.http.Upgrades, string(proto))
 }
 
 // badRequest reports a request that the codec refused by itself.

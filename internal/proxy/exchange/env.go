@@ -1,8 +1,13 @@
 package exchange
 
 import (
+	"slices"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/http1"
 	"github.com/tulle-mesh/tulle/internal/proxy/http2"
+	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
 )
 
 // codecs holds what the codecs of one loop share.
@@ -16,10 +21,18 @@ func (e *Env) h1Options(c *Conn) *http1.ServerOptions {
 	return &http1.ServerOptions{
 		Set: &e.codecs.h1set, Scheme: c.scheme(), AcceptHTTP10: c.http.AcceptHTTP10,
 		Limits:       http1.Limits{MaxHead: c.http.MaxHeadBytes, MaxFields: c.http.MaxHeaders},
-		Upgrades:     c.http.Upgrades,
+		Upgrades:     protocols(c.http.Upgrades),
 		OnBadRequest: func(_ *http1.Server, status int, detail string) { c.badRequest(status, detail) },
 		Later:        func(s *http1.Server) { e.Loop.Next(s.Continue) },
 	}
+}
+
+// protocols that an Upgrade field may name: CONNECT is a method.
+func protocols(all []string) []string {
+	if !slices.Contains(all, "connect") {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return s == "connect" })
 }
 
 // date is the Date header of this second.
@@ -30,6 +43,16 @@ func (e *Env) date() []byte {
 		e.dateText = now.UTC().AppendFormat(e.dateText[:0], "Mon, 02 Jan 2006 15:04:05 GMT")
 	}
 	return e.dateText
+}
+
+// current is the configuration of now, with a number that grows when it changes:
+// who compares it need not keep the old one.
+func (e *Env) current() (*conf.Snapshot, uint64) {
+	if s := e.Snapshot(); s != e.latest {
+		e.latest = s
+		e.epoch++
+	}
+	return e.latest, e.epoch
 }
 
 // closed forgets a connection.
@@ -45,12 +68,26 @@ func (e *Env) Drain() {
 	}
 }
 
-// DrainWhere ends the connections for which gone is true, with their present
-// requests: a listener or chain was taken away or changed.
-func (e *Env) DrainWhere(gone func(c *Conn) bool) {
+// Refresh takes up a new configuration: connections whose chain is gone end with
+// their present requests, also those that no request comes on any more.
+func (e *Env) Refresh() {
+	snap, epoch := e.current()
 	for c := range e.conns {
-		if gone(c) {
+		if c.seen == epoch || c.draining {
+			continue
+		}
+		c.seen = epoch
+		if c.refresh(snap); c.draining {
 			c.Drain()
+		}
+	}
+}
+
+// EachSecure calls f with every connection under TLS.
+func (e *Env) EachSecure(f func(*loop.Conn, *mtls.Handshake)) {
+	for c := range e.conns {
+		if c.secure != nil {
+			f(c.wire, c.secure)
 		}
 	}
 }

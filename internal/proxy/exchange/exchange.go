@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
@@ -24,6 +25,8 @@ type Env struct {
 	Node      Node
 	codecs    codecs
 	conns     map[*Conn]struct{}
+	latest    *conf.Snapshot // as last seen, and how many were seen
+	epoch     uint64
 	dateAt    int64
 	dateText  []byte
 	free      []*Exchange
@@ -33,8 +36,9 @@ type Env struct {
 
 // Node is what this proxy knows of its own workload.
 type Node struct {
-	Local     telemetry.Workload
-	Principal string // SPIFFE URI of this workload
+	Local telemetry.Workload
+	// Told to peers of our own kind, in Istio's form; empty: nothing.
+	Tell string
 }
 
 // Reporter is told of every finished exchange, on the loop. The record is only
@@ -52,12 +56,10 @@ type Exchange struct {
 	env  *Env
 	conn *Conn
 	down stream.Stream
-	snap *conf.Snapshot
 
 	req    stream.Head
 	resp   stream.Head
 	remote netip.Addr // where the request came from, after x-forwarded-for
-	method string     // original, for the record
 
 	path   route.Path // what was chosen: table, virtual host, route, cluster
 	rq     route.Request
@@ -80,13 +82,17 @@ type Exchange struct {
 	paused   bool // the client is not being read
 
 	// Response direction.
-	started bool // a final head was sent down
-	ended   bool // the response is complete
-	abort   fault.Decision
-	corsHit bool
-	grpc    bool
-	upgrade bool
-	done    bool
+	started  bool // a final head was sent down
+	answered bool // the response is complete; only a tunnel lives on
+	tunnel   bool // 101, or CONNECT that was accepted: each way ends for itself
+	abort    fault.Decision
+	corsHit  bool
+	grpc     bool
+	upgrade  bool // asks for another protocol
+	connect  bool // a CONNECT without one
+	head     bool // a HEAD
+	done     bool
+	idleFor  time.Duration
 
 	a        attempt
 	attempts int
@@ -94,11 +100,13 @@ type Exchange struct {
 	shadows  []*shadow
 
 	rec     telemetry.Record
-	total   loop.Timer // route timeout
+	total   loop.Timer // request timeout until the request is complete, then the route's
 	idle    loop.Timer // stream idle timeout
+	life    loop.Timer // maximum duration of the stream
 	pause   loop.Timer // fault delay, retry back-off
 	onTotal func()
 	onIdle  func()
+	onLife  func()
 	onFault func()
 	onRetry func()
 }
@@ -119,8 +127,8 @@ func (e *Env) get() *Exchange {
 	}
 	x := &Exchange{env: e}
 	x.a.x = x
-	x.a.onTry = x.a.timedOut
-	x.onTotal, x.onIdle, x.onFault, x.onRetry = x.timedOut, x.idled, x.faultDelayed, x.startAttempt
+	x.a.onTry, x.a.onIdle = x.a.timedOut, x.a.idled
+	x.onTotal, x.onIdle, x.onFault, x.onRetry, x.onLife = x.timedOut, x.idled, x.faultDelayed, x.startAttempt, x.expired
 	return x
 }
 
@@ -131,9 +139,11 @@ func (e *Env) put(x *Exchange) {
 	if cap(kept) > 16<<10 {
 		kept = nil
 	}
-	a := attempt{x: x, onTry: x.a.onTry, tried: x.a.tried[:0]}
+	clear(x.a.tried)
+	clear(x.shadows)
+	a := attempt{x: x, onTry: x.a.onTry, onIdle: x.a.onIdle, tried: x.a.tried[:0]}
 	*x = Exchange{env: e, a: a, req: req, resp: resp, kept: kept[:0], shadows: x.shadows[:0],
-		onTotal: x.onTotal, onIdle: x.onIdle, onFault: x.onFault, onRetry: x.onRetry, done: true}
+		onTotal: x.onTotal, onIdle: x.onIdle, onFault: x.onFault, onRetry: x.onRetry, onLife: x.onLife, done: true}
 	e.retiredAt = e.Loop.Now()
 	if len(e.free)+len(e.retired) < 1024 {
 		e.retired = append(e.retired, x)
@@ -143,24 +153,53 @@ func (e *Env) put(x *Exchange) {
 // begin starts the life of a request whose head has just been read.
 func (x *Exchange) begin(end bool) {
 	c := x.conn
-	x.snap = x.env.Snapshot()
 	x.reqEnd = end
 	x.grpc = route.IsGRPC(&x.req)
 	x.upgrade = len(x.req.Protocol) > 0
+	x.connect = !x.upgrade && string(x.req.Method) == "CONNECT"
+	x.head = string(x.req.Method) == "HEAD"
 	x.keeping = true
 	x.startRecord()
 	if !x.acceptable() {
 		return
 	}
 	c.prepare(x)
-	if c.http.StreamIdle > 0 {
-		x.env.Loop.Arm(&x.idle, c.http.StreamIdle, x.onIdle)
+	if x.idleFor = c.http.StreamIdle; x.idleFor == 0 {
+		x.idleFor = defaultStreamIdle
 	}
+	x.touch()
 	if c.http.RequestTimeout > 0 && !end {
 		x.env.Loop.Arm(&x.total, c.http.RequestTimeout, x.onTotal)
 	}
 	x.match()
+	if (x.upgrade || x.connect && x.route != nil) && !x.upgradeAllowed() {
+		x.reply(telemetry.UpgradeFailed, "")
+		return
+	}
 	x.filter()
+}
+
+// defaultStreamIdle is Envoy's stream_idle_timeout.
+const defaultStreamIdle = 5 * time.Minute
+
+// upgradeAllowed asks the route, then the listener, whether it passes on this
+// protocol, or CONNECT.
+func (x *Exchange) upgradeAllowed() bool {
+	if x.route != nil && x.route.Forward != nil && len(x.route.Forward.Upgrades) > 0 {
+		on, ok := false, false
+		if x.connect {
+			on, ok = x.route.Forward.Upgrades["connect"]
+		} else {
+			on, ok = x.route.Forward.Upgrades[string(x.req.Protocol)]
+		}
+		if ok {
+			return on
+		}
+	}
+	if x.connect {
+		return slices.Contains(x.conn.http.Upgrades, "connect")
+	}
+	return slices.Contains(x.conn.http.Upgrades, string(x.req.Protocol))
 }
 
 // acceptable answers requests that no listener takes.
@@ -172,10 +211,6 @@ func (x *Exchange) acceptable() bool {
 	}
 	if x.req.Version == 10 && !c.http.AcceptHTTP10 && !c.bridge {
 		x.reply(telemetry.LowVersion, "")
-		return false
-	}
-	if x.upgrade && !c.upgradeAllowed(x.req.Protocol) {
-		x.reply(telemetry.UpgradeFailed, "")
 		return false
 	}
 	var b [1024]byte
@@ -197,7 +232,7 @@ func (x *Exchange) acceptable() bool {
 func (x *Exchange) match() {
 	t := x.conn.http.Routes
 	if t == nil {
-		t = x.snap.Routes[x.conn.http.RouteName]
+		t = x.env.Snapshot().Routes[x.conn.http.RouteName]
 	}
 	if t == nil {
 		return
@@ -252,6 +287,7 @@ func (x *Exchange) OnData(p []byte, end bool) {
 	x.touch()
 	live := x.a.sending()
 	if live {
+		x.a.touch()
 		x.a.s.SendData(p, end)
 	}
 	for _, s := range x.shadows {
@@ -262,6 +298,11 @@ func (x *Exchange) OnData(p []byte, end bool) {
 	}
 	if end {
 		x.requestEnded()
+		if x.answered { // the other way of a tunnel has ended before
+			x.a.s = nil
+			x.a.over()
+			return
+		}
 	}
 	if !x.done && live && x.a.s != nil && x.a.s.Blocked() {
 		x.pauseDown(true)
@@ -328,12 +369,15 @@ func (x *Exchange) OnWritable() {
 
 func (x *Exchange) requestEnded() {
 	x.reqEnd = true
+	x.a.sent = x.a.s != nil
 	x.rec.RequestEnd = x.env.Loop.Now()
 	for _, s := range x.shadows {
 		s.finish(x.trailers)
 	}
+	x.total.Stop() // of the request
 	if x.fwd != nil {
 		x.armTotal()
+		x.a.armTry()
 	}
 }
 
@@ -347,38 +391,45 @@ func (x *Exchange) pauseDown(stop bool) {
 
 // touch moves the stream idle timeout.
 func (x *Exchange) touch() {
-	if d := x.conn.http.StreamIdle; d > 0 {
-		x.env.Loop.Arm(&x.idle, d, x.onIdle)
+	if x.idleFor > 0 {
+		x.env.Loop.Arm(&x.idle, x.idleFor, x.onIdle)
 	}
 }
 
 // armTotal starts the route timeout; it counts from the end of the request.
 func (x *Exchange) armTotal() {
-	if x.times.Total > 0 && !x.upgrade {
+	if x.times.Total > 0 && !x.upgrade && !x.connect {
 		x.env.Loop.Arm(&x.total, x.times.Total, x.onTotal)
-	} else {
-		x.total.Stop()
 	}
 }
 
-// timedOut is the request timeout before forwarding, the route timeout after.
+// timedOut is the request timeout until the request is complete, the route
+// timeout after.
 func (x *Exchange) timedOut() {
-	if x.fwd == nil {
-		x.reply(telemetry.RequestTimeout, "")
+	if !x.reqEnd {
+		x.fail(telemetry.RequestTimeout, "")
 		return
 	}
 	x.a.abandon()
 	x.fail(telemetry.UpstreamTimeout, "")
 }
 
+// idled is the stream idle timeout. Who kept us waiting settles the status.
 func (x *Exchange) idled() {
-	if x.started {
-		x.rec.Flags |= telemetry.FlagSI
-		x.rec.Details = "stream_idle_timeout"
-		x.cut()
-		return
+	o := telemetry.StreamIdle
+	if !x.reqEnd {
+		o.Status = 408
 	}
-	x.reply(telemetry.StreamIdle, "")
+	x.fail(o, "")
+}
+
+// expired is the maximum duration of a stream.
+func (x *Exchange) expired() {
+	o := telemetry.StreamDuration
+	if !x.reqEnd {
+		o.Status = 408
+	}
+	x.fail(o, "")
 }
 
 // finish releases everything, reports, and gives the exchange back.
@@ -389,12 +440,10 @@ func (x *Exchange) finish() {
 	x.done = true
 	x.total.Stop()
 	x.idle.Stop()
+	x.life.Stop()
 	x.pause.Stop()
 	x.a.release()
 	x.retries.release(x.handle)
-	for _, s := range x.shadows {
-		s.orphan()
-	}
 	x.endRecord()
 	c := x.conn
 	x.env.Reporter.Finished(x.env.Loop, &x.rec, c.logs)

@@ -15,10 +15,12 @@ import (
 func (x *Exchange) forward(r *conf.Route) {
 	f := r.Forward
 	x.fwd = f
-	x.target = route.Pick(f, x.rq.Random)
-	if x.target != nil {
+	switch x.target = route.Pick(f, x.rq.Random); {
+	case x.target != nil:
 		x.rec.Cluster = x.target.Name
 		x.handle = x.env.Clusters.Get(x.target.Name)
+	case f.ClusterHeader != "":
+		x.handle = x.env.Clusters.GetBytes(x.req.Get(f.ClusterHeader))
 	}
 	if x.handle == nil {
 		x.reply(telemetry.NoCluster(f.NotFoundCode), "")
@@ -34,13 +36,22 @@ func (x *Exchange) forward(r *conf.Route) {
 	x.mirror(f)
 	route.Rewrite(&x.path, &x.rq)
 	route.TimeoutHeaders(f, x.times, &x.req)
+	if x.conn.http.SuppressHeaders {
+		x.req.Del("x-envoy-expected-rq-timeout-ms")
+	}
 	if x.vhost.AttemptCount {
 		x.req.Set("x-envoy-attempt-count", one)
 	}
+	if f.IdleTimeout != 0 {
+		x.idleFor = f.IdleTimeout
+		x.idle.Stop()
+		x.touch()
+	}
+	if f.MaxStream > 0 {
+		x.env.Loop.Arm(&x.life, f.MaxStream, x.onLife)
+	}
 	if x.reqEnd {
 		x.armTotal()
-	} else {
-		x.total.Stop() // the request timeout has done its work when forwarding begins
 	}
 	x.startAttempt()
 }
@@ -51,17 +62,18 @@ func (x *Exchange) setAttemptCount() {
 	x.req.Set("x-envoy-attempt-count", strconv.AppendInt(nil, int64(x.attempts), 10))
 }
 
-// sendHead hands the request head to an upstream stream. A bridged one gets
-// its mark, which must not stay for a later attempt over another connection.
+// sendHead hands the request head to an upstream stream. What only our own
+// proxies may see must not stay for a later attempt over another connection.
 func (x *Exchange) sendHead(s stream.Stream, via *pool.Upstream, whole bool) {
-	if !via.Bridged {
+	if !via.Ours {
 		s.SendHead(&x.req, whole)
 		return
 	}
-	method, n := x.req.Method, len(x.req.Fields)
-	toBridge(&x.req)
+	n := len(x.req.Fields)
+	toBridge(&x.req, via.Bridged, x.env.Node.Tell)
 	s.SendHead(&x.req, whole)
-	x.req.Method, x.req.Fields = method, x.req.Fields[:n]
+	clear(x.req.Fields[n:])
+	x.req.Fields = x.req.Fields[:n]
 }
 
 // redirect answers with the Location that the route makes.

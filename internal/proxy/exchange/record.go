@@ -11,7 +11,7 @@ func (x *Exchange) startRecord() {
 		Start: x.env.now(), Begin: x.env.Loop.Now(), Local: &x.env.Node.Local, Inbound: c.listener.Inbound,
 		Version: x.req.Version, GRPC: x.grpc, GRPCStatus: -1, Req: &x.req, Resp: &x.resp,
 		Downstream: c.remote, Direct: c.remote, DownstreamLocal: c.local, SNI: p.SNI, TLS: p.TLS, Mutual: p.Mutual,
-		TLSVersion: p.Version, TLSCipher: p.Cipher, Peer: p.Principal, LocalPrincipal: p.Local,
+		TLSVersion: p.Version, TLSCipher: p.Cipher, Peer: p.Principal, PeerWorkload: c.workload, LocalPrincipal: p.Local,
 	}
 	if x.reqEnd {
 		x.rec.RequestEnd = x.rec.Begin
@@ -23,7 +23,6 @@ func (x *Exchange) endRecord() {
 	r := &x.rec
 	r.End = x.env.Loop.Now()
 	r.Attempts = x.attempts
-	r.Trailers = x.trailers
 	if x.route != nil {
 		r.RouteName = x.route.Name
 	}

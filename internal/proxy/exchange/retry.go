@@ -73,7 +73,7 @@ func (x *Exchange) retryReset(r stream.Reset, begun bool) bool {
 
 func (x *Exchange) retryTimeout() bool {
 	p := x.retries.p
-	return p != nil && p.On&(conf.On5xx|conf.OnGatewayError) != 0 && x.mayRetry()
+	return p != nil && p.On&(conf.On5xx|conf.OnGatewayError|conf.OnReset) != 0 && x.mayRetry()
 }
 
 // backOff waits a random time below base x 2^n, capped, and tries again.

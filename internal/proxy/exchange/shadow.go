@@ -85,9 +85,6 @@ func (s *shadow) finish(trailers *stream.Head) {
 // shadowLife bounds how long an unread answer may take.
 const shadowLife = 15e9
 
-// orphan is called when the exchange ends: an incomplete copy is dropped.
-func (s *shadow) orphan() {}
-
 func (s *shadow) timedOut() {
 	if s.s != nil {
 		s.s.Reset(stream.Cancelled)
@@ -109,8 +106,8 @@ func (s *shadow) over() {
 // Ready sends the copy.
 func (s *shadow) Ready(st stream.Stream, via *pool.Upstream) {
 	s.s = st
-	if via.Bridged {
-		toBridge(&s.head)
+	if via.Ours {
+		toBridge(&s.head, via.Bridged, s.env.Node.Tell)
 	}
 	st.SendHead(&s.head, len(s.body) == 0 && s.end == nil)
 	if len(s.body) > 0 {

@@ -62,23 +62,52 @@ func (g *group) now(t *Ticket) bool {
 			return true
 		}
 	}
-	for _, u := range g.multi {
-		if u.h2.Capacity() <= 0 || u.retired {
-			continue
-		}
-		if u.via.Bridged {
-			if !g.cluster.TryAcquire(cluster.Connections) {
-				if g.streams() > 0 {
-					return false
-				}
-				g.cluster.Acquire(cluster.Connections)
-			}
-			t.virtual = true
-		}
-		u.take(t)
-		return true
+	u := g.free()
+	if u == nil {
+		return false
 	}
-	return false
+	if u.via.Bridged {
+		if !g.cluster.TryAcquire(cluster.Connections) {
+			if g.streams() > 0 {
+				return false
+			}
+			g.cluster.Acquire(cluster.Connections)
+		}
+		t.virtual = true
+	}
+	u.take(t)
+	return true
+}
+
+// free is a shared connection that takes one more stream, if there is one. One
+// whose window large bodies have used up is left to them: small requests go
+// over another.
+func (g *group) free() *upconn {
+	var full *upconn
+	for _, u := range g.multi {
+		switch {
+		case u.retired || !g.room(u):
+		case !u.h2.Congested():
+			return u
+		case full == nil:
+			full = u
+		}
+	}
+	if full != nil && g.dialing == 0 && len(g.multi) < maxShared && (full.via.Bridged || g.cluster.TryAcquire(cluster.Connections)) {
+		g.dial(!full.via.Bridged)
+	}
+	return full
+}
+
+// maxShared is how many shared connections a group opens because of congestion.
+const maxShared = 4
+
+// room reports whether a connection takes one more stream.
+func (g *group) room(u *upconn) bool {
+	if n := g.conf.MaxStreams; n > 0 && !u.via.Bridged && u.h2.Active() >= int(n) {
+		return false
+	}
+	return u.h2.Capacity() > 0
 }
 
 // streams counts the open streams of shared connections.
@@ -133,7 +162,7 @@ func (g *group) coming() int {
 // of a shared connection, which another dial would not help.
 func (g *group) blocked() bool {
 	for _, u := range g.multi {
-		if !u.retired && u.h2.Capacity() > 0 {
+		if !u.retired && g.room(u) {
 			return true
 		}
 	}

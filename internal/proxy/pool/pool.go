@@ -43,13 +43,15 @@ type Pool struct {
 	h2set  http2.Set
 	byH1   map[*http1.Client]*upconn
 	byH2   map[*http2.Client]*upconn
+	raws   map[*raw]struct{}
 	sweepT loop.Timer
 	sweepF func()
 }
 
 // New makes the pool of a loop.
 func New(l *loop.Loop, o Options) *Pool {
-	p := &Pool{loop: l, o: o, groups: map[key]*group{}, byH1: map[*http1.Client]*upconn{}, byH2: map[*http2.Client]*upconn{}}
+	p := &Pool{loop: l, o: o, groups: map[key]*group{}, byH1: map[*http1.Client]*upconn{}, byH2: map[*http2.Client]*upconn{},
+		raws: map[*raw]struct{}{}}
 	p.h1 = http1.ClientOptions{Set: &p.h1set, Limits: o.H1, OnIdle: func(c *http1.Client) { p.byH1[c].idled() },
 		OnGone: func(c *http1.Client, err error) { p.byH1[c].gone() }}
 	p.h2 = http2.ClientOptions{Set: &p.h2set, OnCapacity: func(c *http2.Client) { p.byH2[c].capacity() },
@@ -63,6 +65,10 @@ func (p *Pool) Get(t *Ticket) {
 	c := t.Cluster.Conf()
 	if c == nil {
 		t.Owner.Failed(stream.ConnectFailed, "cluster was removed")
+		return
+	}
+	if t.Raw {
+		p.raw(t)
 		return
 	}
 	k := key{conf: c, addr: t.Endpoint.Addr, pipe: t.Endpoint.Pipe, tls: t.Endpoint.TLS}
@@ -84,6 +90,9 @@ func (p *Pool) Get(t *Ticket) {
 		p.groups[k] = g
 		p.armSweep()
 	}
+	if g.ep != t.Endpoint { // its facts changed, or it came back
+		g.ep, g.stale = t.Endpoint, false
+	}
 	g.get(t)
 }
 
@@ -93,6 +102,9 @@ const defaultConnect = 5 * time.Second
 // connect begins a connection to an endpoint.
 func (p *Pool) connect(c *conf.Cluster, ep *cluster.Endpoint) (*loop.Conn, error) {
 	o := loop.DialOptions{Source: c.BindSource}
+	if ep.Addr.Addr().Is6() {
+		o.Source = c.BindSource6
+	}
 	if k := c.Keepalive; k != nil {
 		o.Keepalive = &loop.Keepalive{Probes: int(k.Probes), Time: k.Time, Interval: k.Interval}
 	}
@@ -148,6 +160,25 @@ func (p *Pool) sweep() {
 	}
 	if len(p.groups) > 0 {
 		p.armSweep()
+	}
+}
+
+// EachSecure calls f with every connection under TLS.
+func (p *Pool) EachSecure(f func(*loop.Conn, *mtls.Handshake)) {
+	for _, u := range p.byH1 {
+		if u.secure != nil {
+			f(u.wire, u.secure)
+		}
+	}
+	for _, u := range p.byH2 {
+		if u.secure != nil {
+			f(u.wire, u.secure)
+		}
+	}
+	for r := range p.raws {
+		if r.secure != nil && r.wire != nil {
+			f(r.wire, r.secure)
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ type Ticket struct {
 	Endpoint  *cluster.Endpoint
 	Version   uint8  // what the client speaks: 10, 11, 20
 	Upgrade   bool   // the request asks for another protocol
+	Raw       bool   // a connection of its own that carries the body as bytes (CONNECT ends here)
 	Authority []byte // for SNI where the cluster takes it from the request
 	Peer      stream.Peer
 	Owner     Owner
@@ -29,12 +30,16 @@ type Ticket struct {
 	prev, next *Ticket
 	waiting    bool
 	virtual    bool // occupies a virtual connection
+	raw        *raw
 }
 
 // Done ends the ticket: it leaves the queue, or gives its virtual connection
 // back. The stream itself is ended by its user. Done may be called twice.
 func (t *Ticket) Done() {
 	switch {
+	case t.raw != nil:
+		t.raw.done()
+		t.raw = nil
 	case t.waiting:
 		t.g.unqueue(t)
 		t.Cluster.Release(cluster.Pending)
@@ -51,6 +56,10 @@ type Upstream struct {
 	TLS           bool
 	Principal     string // SPIFFE URI of the peer
 	HTTP2         bool
-	Bridged       bool // HTTP/1 travels as HTTP/2: mark the request
+	Ours          bool // the peer chose "tulle1": it is a proxy of our own
+	Bridged       bool // HTTP/1 travels as HTTP/2 there: mark the request
 	Reused        bool // the connection has carried a request before
+	// Refused is why the peer ended TLS after the handshake, before it sent
+	// anything: in TLS 1.3 a client learns so that its certificate was not taken.
+	Refused string
 }

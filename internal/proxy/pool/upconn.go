@@ -22,14 +22,16 @@ type upconn struct {
 	h1      *http1.Client
 	h2      *http2.Client
 	via     Upstream
-	streams int // open ones on h2, 0 or 1 on h1
+	secure  *mtls.Handshake // nil: no TLS
+	streams int             // open ones on h2, 0 or 1 on h1
 	served  uint32
 	counted bool // holds one of the cluster's connections
 	retired bool // takes no more requests
 	over    bool
 	cancel  func() // of a handshake under way
 	timer   loop.Timer
-	age     loop.Timer
+	age     loop.Timer // until it takes no more requests
+	expiry  loop.Timer // until it is cut
 }
 
 // dial begins a connection for the group.
@@ -84,18 +86,23 @@ func (u *upconn) ready(h *mtls.Handshake, err error) {
 	u.via = Upstream{Local: u.wire.Local(), Remote: g.addr}
 	alpn, life := "", g.conf.MaxConnDuration
 	if h != nil {
-		alpn, u.via.TLS = h.ALPN, true
+		alpn, u.via.TLS, u.secure = h.ALPN, true, h
+		u.via.Ours = alpn == Bridge
 		if h.Peer != nil {
 			u.via.Principal = h.Peer.URI
 		}
-		if d := time.Until(h.Expiry()); !h.Expiry().IsZero() && (life <= 0 || d < life) {
-			life = max(d, 0)
+		if end := h.Expiry(); !end.IsZero() {
+			left := max(time.Until(end), 1)
+			p.loop.Arm(&u.expiry, left, u.wire.Abort)
+			if left -= min(expiryLead, left/10); life <= 0 || left < life {
+				life = left
+			}
 		}
 	}
 	g.dialing--
 	switch {
 	case alpn == Bridge, alpn == "h2", g.h2 && alpn != "http/1.1":
-		u.via.HTTP2, u.via.Bridged = true, alpn == Bridge && !g.h2
+		u.via.HTTP2, u.via.Bridged = true, u.via.Ours && !g.h2
 		u.h2 = http2.NewClient(u.wire, &p.h2)
 		p.byH2[u.h2] = u
 		u.wire.Lazy(true)
@@ -105,19 +112,38 @@ func (u *upconn) ready(h *mtls.Handshake, err error) {
 			u.counted = false
 			g.cluster.Release(cluster.Connections)
 		}
-		u.wire.Swap(u.h2)
+		u.wire.Swap(&codec{u, u.h2})
 	default:
 		g.shared = false
 		u.h1 = http1.NewClient(u.wire, &p.h1)
 		p.byH1[u.h1] = u
 		g.idle = append(g.idle, u)
-		u.wire.Swap(u.h1)
+		u.wire.Swap(&codec{u, u.h1})
 	}
 	if life > 0 {
 		p.loop.Arm(&u.age, life, u.retire)
 	}
 	u.armIdle()
 	g.serve()
+}
+
+// expiryLead is how long before a certificate expires its connections take no
+// more requests.
+const expiryLead = 30 * time.Second
+
+// codec passes events to the HTTP codec and learns how the connection ended.
+type codec struct {
+	u *upconn
+	stream.Codec
+}
+
+// OnClose notes a TLS alert that came instead of any answer.
+func (c *codec) OnClose(err error) {
+	var refused *mtls.Error
+	if c.u.wire.BytesIn() == 0 && errors.As(err, &refused) {
+		c.u.via.Refused = refused.Error()
+	}
+	c.Codec.OnClose(err)
 }
 
 // take serves t on this connection.
@@ -130,6 +156,9 @@ func (u *upconn) take(t *Ticket) {
 	u.via.Reused = u.served > 0
 	u.served++
 	u.streams++
+	if u.secure != nil && u.secure.Worn() {
+		u.retired = true
+	}
 	var s stream.Stream
 	if u.h1 != nil {
 		s = u.h1.Start(t.Peer)
@@ -203,6 +232,9 @@ func (u *upconn) close() {
 func (u *upconn) gone() {
 	g := u.g
 	u.retired = true
+	if u.via.Refused != "" && g.waiting > 0 { // the others would fare alike
+		g.fail(stream.TLSFailed, "TLS error: "+u.via.Refused)
+	}
 	if i := slices.Index(g.idle, u); i >= 0 {
 		g.idle = slices.Delete(g.idle, i, i+1)
 	}
@@ -235,6 +267,7 @@ func (u *upconn) end() {
 	u.over = true
 	u.timer.Stop()
 	u.age.Stop()
+	u.expiry.Stop()
 	u.g.open--
 	if u.counted {
 		u.counted = false
@@ -256,13 +289,17 @@ func (u *upconn) failed(err error) {
 	if u.wire != nil {
 		u.wire.Abort()
 	}
-	u.g.fail(resetOf(err), err.Error())
+	if !u.g.blocked() { // else those who wait have another connection
+		u.g.fail(resetOf(err), err.Error())
+	}
 }
 
 func (u *upconn) secureFailed(err error) {
 	u.g.dialing--
 	u.end()
-	u.g.fail(stream.TLSFailed, "TLS error: "+err.Error())
+	if !u.g.blocked() {
+		u.g.fail(stream.TLSFailed, "TLS error: "+err.Error())
+	}
 }
 
 // OnBytes, OnEOF, OnWritable and OnClose make upconn the codec of a connection

@@ -39,7 +39,9 @@ type Accepted struct {
 	TLS       bool
 	Mutual    bool
 	Principal string
+	Own       string // URI of the certificate that we showed
 	SNI       string
+	Secure    *mtls.Handshake // nil: no TLS
 }
 
 // session is one connection and its upstream.
@@ -56,7 +58,14 @@ type session struct {
 	idleFor  time.Duration
 	idle     loop.Timer
 	onIdle   func()
+	life     loop.Timer // maximum duration
+	expiry   loop.Timer // a certificate expires
 	dial     pool.Dialing
+	downTLS  *mtls.Handshake // nil: none
+	upTLS    *mtls.Handshake
+	ends     time.Time // what expiry is set to
+	listener string
+	chain    *conf.Chain
 	early    []byte // read before there was an upstream; at most one read
 	downEOF  bool
 	upEOF    bool
@@ -68,7 +77,8 @@ type session struct {
 // Serve begins a session and returns the codec of its connection, which the
 // caller starts.
 func (e *Env) Serve(a *Accepted) stream.Codec {
-	s := &session{env: e, conf: a.Chain.TCP, down: a.Wire, original: a.Original}
+	s := &session{env: e, conf: a.Chain.TCP, down: a.Wire, original: a.Original, downTLS: a.Secure,
+		listener: a.Listener.Name, chain: a.Chain}
 	s.onIdle, s.upCodec.s = s.idled, s
 	s.idleFor = s.conf.IdleTimeout
 	if s.idleFor == 0 {
@@ -79,12 +89,16 @@ func (e *Env) Serve(a *Accepted) stream.Codec {
 		local = a.Original
 	}
 	s.rec = telemetry.Record{Start: e.Loop.Wall(), Begin: e.Loop.Now(), TCP: true, Inbound: a.Listener.Inbound,
-		Downstream: a.Wire.Remote(), DownstreamLocal: local, SNI: a.SNI, TLS: a.TLS, Mutual: a.Mutual,
-		Peer: a.Principal, Local: &e.Local}
+		Downstream: a.Wire.Remote(), Direct: a.Wire.Remote(), DownstreamLocal: local, SNI: a.SNI, TLS: a.TLS, Mutual: a.Mutual,
+		Peer: a.Principal, LocalPrincipal: a.Own, Local: &e.Local}
 	if e.live == nil {
 		e.live = map[*session]struct{}{}
 	}
 	e.live[s] = struct{}{}
+	if d := s.conf.MaxDuration; d > 0 {
+		e.Loop.Arm(&s.life, d, s.expired)
+	}
+	s.limit(a.Secure)
 	a.Wire.PauseRead(true)
 	e.Loop.Next(s.connect)
 	return &downstream{s}
@@ -98,6 +112,41 @@ func (e *Env) CloseAll() {
 	for s := range e.live {
 		s.end(errors.New("proxy is stopping"))
 	}
+}
+
+// EachSecure calls f with every connection under TLS.
+func (e *Env) EachSecure(f func(*loop.Conn, *mtls.Handshake)) {
+	for s := range e.live {
+		if s.downTLS != nil {
+			f(s.down, s.downTLS)
+		}
+		if s.up != nil && s.upTLS != nil {
+			f(s.up, s.upTLS)
+		}
+	}
+}
+
+// limit ends the session when a peer's certificate expires.
+func (s *session) limit(h *mtls.Handshake) {
+	if h == nil || h.Expiry().IsZero() {
+		return
+	}
+	left := max(time.Until(h.Expiry()), 1)
+	if !s.ends.IsZero() && !h.Expiry().Before(s.ends) {
+		return
+	}
+	s.ends = h.Expiry()
+	s.env.Loop.Arm(&s.expiry, left, func() {
+		s.rec.Termination = "certificate expired"
+		s.end(errors.New("certificate expired"))
+	})
+}
+
+// expired is the maximum duration.
+func (s *session) expired() {
+	s.rec.Flags |= telemetry.FlagDT
+	s.rec.Termination = "maximum duration"
+	s.end(nil)
 }
 
 // connect picks an endpoint and dials it.
@@ -114,6 +163,9 @@ func (s *session) connect() {
 	if s.handle = s.env.Clusters.Get(w.Name); s.handle == nil {
 		s.refuse(telemetry.NoCluster(0))
 		return
+	}
+	if c := s.handle.Conf(); c != nil {
+		s.rec.To(c)
 	}
 	s.attempt()
 }
@@ -159,7 +211,8 @@ func (s *session) dialed(c *loop.Conn, h *mtls.Handshake, err error) {
 		return
 	}
 	s.handle.Judge(s.ep, cluster.Outcome{}, s.env.Loop.Now())
-	s.up = c
+	s.up, s.upTLS = c, h
+	s.limit(h)
 	s.rec.UpstreamLocal, s.rec.UpstreamTLS, s.rec.UpstreamWorkload = c.Local(), h != nil, s.ep.Workload
 	if h != nil && h.Peer != nil {
 		s.rec.UpstreamPeer = h.Peer.URI
@@ -174,7 +227,9 @@ func (s *session) dialed(c *loop.Conn, h *mtls.Handshake, err error) {
 	if s.downEOF {
 		c.CloseWrite()
 	}
-	s.down.PauseRead(false)
+	if !c.Blocked() {
+		s.down.PauseRead(false)
+	}
 }
 
 func (s *session) touch() {
@@ -202,6 +257,8 @@ func (s *session) end(err error) {
 	}
 	s.over = true
 	s.idle.Stop()
+	s.life.Stop()
+	s.expiry.Stop()
 	s.dial.Cancel()
 	for _, c := range []*loop.Conn{s.down, s.up} {
 		switch {

@@ -35,6 +35,8 @@ var (
 	PerTryTimeout   = Outcome{Status: 504, Flag: FlagUT, Details: "upstream_per_try_timeout", Body: "upstream request timeout"}
 	RequestTimeout  = Outcome{Status: 408, Details: "request_overall_timeout", Body: "request timeout"}
 	StreamIdle      = Outcome{Status: 504, Flag: FlagSI, Details: "stream_idle_timeout", Body: "stream timeout"}
+	PerTryIdle      = Outcome{Status: 504, Flag: FlagSI, Details: "upstream_per_try_idle_timeout", Body: "upstream per try idle timeout"}
+	StreamDuration  = Outcome{Status: 504, Details: "max_duration_timeout", Body: "downstream duration timeout", grpc: 5}
 	MaxDuration     = Outcome{Status: 504, Flag: FlagUMSDR, Details: "upstream_max_stream_duration_reached", Body: "upstream max stream duration reached"}
 	MissingHost     = Outcome{Status: 400, Details: "missing_host_header"}
 	LowVersion      = Outcome{Status: 426, Flag: FlagDPE, Details: "low_version", Body: "Upgrade Required"}
