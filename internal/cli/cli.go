@@ -127,7 +127,8 @@ func oneOf(flag, value string, words ...string) error {
 	return usagef("--%s %s: want %s", flag, value, strings.Join(words, " or "))
 }
 
-// stateHome is where a program of this user keeps state between starts.
+// stateHome is where a program of this user keeps state between starts; empty:
+// the user has no home. (A known name in /tmp might be another user's.)
 func stateHome() string {
 	if d := os.Getenv("XDG_STATE_HOME"); d != "" {
 		return filepath.Join(d, "tulle")
@@ -135,5 +136,5 @@ func stateHome() string {
 	if h, err := os.UserHomeDir(); err == nil {
 		return filepath.Join(h, ".local", "state", "tulle")
 	}
-	return filepath.Join(os.TempDir(), fmt.Sprintf("tulle-%d", os.Getuid()))
+	return ""
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"path/filepath"
 
@@ -39,7 +40,7 @@ DIR/ca.`,
 		},
 	}
 	p.register(c)
-	c.Flags().StringVar(&state, "state", filepath.Join(stateHome(), "control-plane"), "directory for what survives a restart")
+	c.Flags().StringVar(&state, "state", filepath.Join(cmp.Or(stateHome(), "/var/lib/tulle"), "control-plane"), "directory for what survives a restart")
 	c.Flags().StringVar(&socket, "socket", "", "unix socket for proxies (default DIR/xds.sock)")
 	c.Flags().StringVar(&address, "address", "127.0.0.1:0", "address for proxies, TLS")
 	return c

@@ -3,6 +3,7 @@
 package standalone
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,6 +40,7 @@ type MeshOptions struct {
 // Mesh is a running standalone mesh.
 type Mesh struct {
 	o       MeshOptions
+	state   *state
 	plane   *control.Plane
 	client  *api.Client
 	started chan struct{} // closed when the first configuration is served
@@ -56,22 +60,21 @@ func NewMesh(o MeshOptions) (*Mesh, error) {
 			return nil, fmt.Errorf("configuration: %w", err)
 		}
 	}
-	var err error
-	if o.State, err = filepath.Abs(o.State); err != nil { // programs of other directories are told where the sockets are
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	settings := link.Defaults()
-	settings.AccessLog.Enabled = o.AccessLog
-	settings.VirtualIPs = virtualIPs
-	if err := os.MkdirAll(o.State, 0o700); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	plane, err := control.New(control.Options{Dir: o.State, Source: &file.Watcher{Paths: o.Paths}, Settings: &settings,
-		Registry: filepath.Join(o.State, "workloads.json"), Version: o.Version, Log: o.Log})
+	st, err := openState(o.State)
 	if err != nil {
 		return nil, err
 	}
-	return &Mesh{o: o, plane: plane, client: api.NewClient(filepath.Join(o.State, api.Socket)), started: make(chan struct{})}, nil
+	o.State = st.dir
+	settings := link.Defaults()
+	settings.AccessLog.Enabled = o.AccessLog
+	settings.VirtualIPs = virtualIPs
+	plane, err := control.New(control.Options{Dir: o.State, Source: &file.Watcher{Paths: o.Paths}, Settings: &settings,
+		Registry: filepath.Join(o.State, "workloads.json"), Version: o.Version, Log: o.Log})
+	if err != nil {
+		st.release()
+		return nil, err
+	}
+	return &Mesh{o: o, state: st, plane: plane, client: api.NewClient(filepath.Join(o.State, api.Socket)), started: make(chan struct{})}, nil
 }
 
 // Client talks to this mesh's admin API.
@@ -95,6 +98,7 @@ func (m *Mesh) Wait(ctx context.Context) error {
 
 // Run serves until ctx ends or something fails; then nothing is left running.
 func (m *Mesh) Run(ctx context.Context) error {
+	defer m.state.release()
 	defer m.client.Close()
 	socket, err := control.ListenUnix(filepath.Join(m.o.State, api.Socket))
 	if err != nil {
@@ -139,6 +143,7 @@ func (m *Mesh) follow(ctx context.Context) {
 			m.tell(seen)
 			if first {
 				first = false
+				m.greet()
 				close(m.started)
 				wg.Go(func() { g.Run(ctx) })
 				wg.Go(func() { m.missing(ctx) })
@@ -152,6 +157,36 @@ func (m *Mesh) follow(ctx context.Context) {
 	}
 }
 
+// greet says what is served, when it is for the first time.
+func (m *Mesh) greet() {
+	c := m.plane.Compiled()
+	if c == nil {
+		return
+	}
+	f := &c.Fragment
+	templates, back := 0, 0
+	for _, w := range f.Workloads {
+		switch {
+		case w.Template:
+			templates++
+		case w.Origin.Kind == "Process":
+			back++
+		}
+	}
+	old := "new state"
+	if m.state.old {
+		old = "state of an earlier run"
+	}
+	m.o.Log("the mesh is served: %d services, %d Deployments, %d Gateways from %s; %s in %s",
+		len(f.Services), templates, len(f.Gateways), strings.Join(m.o.Paths, ", "), old, m.o.State)
+	if back > 0 {
+		m.o.Log("%d programs of the earlier run are expected back", back)
+	}
+	if len(f.Services)+templates+len(f.Gateways) == 0 {
+		m.o.Log("there is no service in %s yet; what is put there takes effect at once", strings.Join(m.o.Paths, ", "))
+	}
+}
+
 // tell passes on notices that were not told before; one that went away is told
 // again when it comes back.
 func (m *Mesh) tell(seen map[string]bool) {
@@ -159,7 +194,9 @@ func (m *Mesh) tell(seen map[string]bool) {
 		return
 	}
 	now := map[string]bool{}
-	for _, n := range m.plane.Notices() {
+	notices := m.plane.Notices()
+	slices.SortStableFunc(notices, func(a, b model.Notice) int { return cmp.Compare(b.Severity, a.Severity) })
+	for _, n := range notices {
 		k := n.String()
 		now[k] = true
 		if !seen[k] {

@@ -17,24 +17,6 @@ import (
 	"time"
 )
 
-// programs builds both programs, once.
-func programs(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range []string{"tulle", "tulle-proxy"} {
-		c := exec.Command("go", "build", "-o", filepath.Join(dir, p), "./cmd/"+p)
-		c.Dir = root
-		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("build %s: %v\n%s", p, err, out)
-		}
-	}
-	return filepath.Join(dir, "tulle")
-}
-
 // family lists the processes that run from a directory of programs.
 func family(t *testing.T, dir string) []string {
 	t.Helper()
