@@ -43,5 +43,6 @@ func Compile(snap source.Snapshot) (*Compiled, []model.Notice) {
 func linked(f model.Fragment, workloads []*model.Workload, s model.Settings) (*Compiled, []model.Notice) {
 	f.Workloads = append(slices.Clip(f.Workloads), workloads...)
 	m, notices := link.Link(f, s)
+	f.Workloads = m.Workloads()
 	return &Compiled{Fragment: f, Mesh: m}, notices
 }

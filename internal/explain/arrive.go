@@ -148,8 +148,8 @@ func (r *run) choose(s *side, to *hop) *target {
 	s.step("endpoint", "chosen", want+" is no endpoint of the destinations; its inbound policies are asked all the same")
 	t := &target{workload: w, cluster: first.cluster, tls: first.tls, addr: first.addr}
 	t.addr = netip.AddrPortFrom(workloadAddr(w), r.targetPort(s, first.cluster, w))
-	if t.tls == nil && w.MTLS && len(first.cluster.TLSMatches) > 0 {
-		t.tls = first.cluster.TLSMatches[0].TLS
+	if t.tls == nil {
+		t.tls = r.auto(t)
 	}
 	return t
 }
@@ -175,13 +175,27 @@ func (r *run) candidates(s *side, h *cluster.Handle) []*target {
 		}
 	}
 	if w := r.template(s, h.Conf()); w != nil && len(out) == 0 {
-		t := &target{workload: w, addr: netip.AddrPortFrom(workloadAddr(w), r.targetPort(s, h.Conf(), w)), cluster: h.Conf(), tls: h.Conf().TLS}
-		if w.MTLS && len(h.Conf().TLSMatches) > 0 {
-			t.tls = h.Conf().TLSMatches[0].TLS
+		t := r.stand(s, h.Conf(), w)
+		if tls := r.auto(t); tls != nil {
+			t.tls = tls
 		}
 		out = append(out, t)
 	}
 	return out
+}
+
+// stand makes a workload that is no endpoint yet a target.
+func (r *run) stand(s *side, c *conf.Cluster, w *model.Workload) *target {
+	return &target{workload: w, addr: netip.AddrPortFrom(workloadAddr(w), r.targetPort(s, c, w)), cluster: c, tls: c.TLS}
+}
+
+// auto is the mesh mTLS that the caller's proxy would speak to a workload that
+// is no endpoint yet; nil: none.
+func (r *run) auto(t *target) *conf.ClientTLS {
+	if !t.workload.MTLS || len(t.cluster.TLSMatches) == 0 || r.c.Mesh.PortMTLS(t.workload, t.addr.Port()) == model.MTLSDisable {
+		return nil
+	}
+	return t.cluster.TLSMatches[0].TLS
 }
 
 func (r *run) workload(name string) *model.Workload {
@@ -194,15 +208,15 @@ func (r *run) workload(name string) *model.Workload {
 	return found
 }
 
-// template is a Deployment that the cluster's service and subset select: with
-// files alone, nothing runs yet.
+// template is a Deployment, or a Pod without an address, that the cluster's
+// service and subset select: with files alone, nothing runs yet.
 func (r *run) template(s *side, c *conf.Cluster) *model.Workload {
 	mc := modelCluster(s, c.Name)
 	if mc == nil || mc.Service == nil || len(mc.Service.Selector) == 0 {
 		return nil
 	}
 	for _, w := range r.c.Fragment.Workloads {
-		if w.Template && w.Namespace == mc.Service.Namespace && has(w.Labels, mc.Service.Selector) && has(w.Labels, mc.Labels) {
+		if (w.Template || w.Address == "") && w.Namespace == mc.Service.Namespace && has(w.Labels, mc.Service.Selector) && has(w.Labels, mc.Labels) {
 			return w
 		}
 	}
@@ -255,7 +269,7 @@ func (r *run) inbound(t *target, http bool) error {
 	}
 	s := newSide(name, r.c.Mesh.View(cl), r.a)
 	defer s.close()
-	if t.workload.Template {
+	if t.workload.Template || t.workload.Address == "" {
 		s.stepAt("endpoint", "assumed", "no running copy is known; the description of the workload stands for one", t.workload.Origin)
 	}
 	in := inflight{destination: t.addr, source: netip.AddrPortFrom(r.source, 0)}

@@ -54,7 +54,6 @@ type run struct {
 // Explain decides what would happen. Errors are about the query: unknown
 // workloads or gateways, a URL that is none.
 func Explain(c *control.Compiled, q Query) (*Answer, error) {
-	c = withSidecars(c)
 	r := &run{c: c, q: q, a: &Answer{Destinations: []Destination{}, Request: Request{Headers: map[string]string{}}, Steps: []Step{}}}
 	if err := r.parse(); err != nil {
 		return nil, err

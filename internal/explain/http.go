@@ -307,6 +307,9 @@ func (s *side) destinations(r *run, cs []conf.WeightedCluster) {
 		}
 		if h := s.clusters.Get(cs[i].Name); h != nil {
 			d.Endpoints, d.TLS = available(h), tlsOf(h)
+			if w := r.template(s, h.Conf()); w != nil && len(h.Endpoints()) == 0 && len(h.Conf().TLSMatches) > 0 {
+				d.TLS = tlsKind(r.auto(r.stand(s, h.Conf(), w)))
+			}
 		}
 		r.a.Destinations = append(r.a.Destinations, d)
 	}

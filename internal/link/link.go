@@ -68,7 +68,7 @@ func Link(f model.Fragment, s model.Settings) (*Mesh, []model.Notice) {
 	for _, x := range f.Secrets {
 		m.secrets[model.Ref{Namespace: x.Namespace, Name: x.Name}] = x
 	}
-	m.workloads.build(f.Workloads)
+	m.workloads.build(m.withSidecars(f.Workloads))
 	m.mtls.build(m, f.MTLS, &n)
 	m.authz = authzByNamespace(f.Authz)
 	m.gateways = slices.Clone(f.Gateways)

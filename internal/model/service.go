@@ -112,11 +112,23 @@ type Workload struct {
 	Weight    uint32
 	Network   string
 	Ready     bool
-	MTLS      bool     // a sidecar of ours (or Istio's) is in front: auto mTLS applies
-	Gateway   bool     // runs tulle-proxy as a gateway
-	Expose    []Expose // standalone, where sockets are not captured
+	MTLS      bool      // a sidecar of ours (or Istio's) is in front: auto mTLS applies
+	Injection Injection // whether one will be, while MTLS is not set; link settles it
+	Gateway   bool      // runs tulle-proxy as a gateway
+	Expose    []Expose  // standalone, where sockets are not captured
 	Origin    Origin
 }
+
+// Injection is what a description of a workload that does not run yet says
+// about the sidecar it will have.
+type Injection uint8
+
+// Injections.
+const (
+	InjectNone      Injection = iota // none, or it runs already and MTLS says all
+	InjectIfAsked                    // if the namespace asks for it (a Pod as users write it)
+	InjectUnlessNot                  // unless the namespace forbids it (a template; or it asks itself)
+)
 
 // Expose says where a port of a standalone workload is really reached.
 type Expose struct {

@@ -197,6 +197,8 @@ func (f *form) locality(p *Locality) {
 	f.str("subzone", &p.Subzone)
 }
 
+var injectionNames = []string{"none", "if-asked", "unless-not"}
+
 func textWorkload(f *form, x *Workload) {
 	f.note(&x.Origin)
 	f.ref(&x.Namespace, &x.Name)
@@ -213,6 +215,7 @@ func textWorkload(f *form, x *Workload) {
 	f.str("network", &x.Network)
 	f.flag("ready", &x.Ready)
 	f.flag("mtls", &x.MTLS)
+	enum(f, "inject", &x.Injection, injectionNames)
 	each(f, "expose", &x.Expose, func(f *form, x *Expose) {
 		uintArg(f, &x.Port)
 		f.addrPort("listen", &x.Listen)

@@ -21,6 +21,7 @@ type filler struct {
 var enumSizes = map[reflect.Type]int{
 	reflect.TypeFor[Protocol]():      len(protocolNames),
 	reflect.TypeFor[Resolution]():    len(resolutionNames),
+	reflect.TypeFor[Injection]():     len(injectionNames),
 	reflect.TypeFor[Balance]():       len(algorithmNames),
 	reflect.TypeFor[H2Upgrade]():     len(upgradeNames),
 	reflect.TypeFor[TLSMode]():       len(clientTLSNames),

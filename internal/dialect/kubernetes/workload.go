@@ -15,6 +15,8 @@ import (
 const (
 	tlsModeLabel      = "security.istio.io/tlsMode"
 	statusAnnotation  = "sidecar.istio.io/status"
+	injectKey         = "sidecar.istio.io/inject" // label; formerly an annotation
+	revisionLabel     = "istio.io/rev"
 	networkLabel      = "topology.istio.io/network"
 	localityLabel     = "istio-locality"
 	sidecarContainer  = "istio-proxy"
@@ -39,6 +41,11 @@ func (in *input) pod(r *dialect.Report) {
 		w.Address = a.Unmap().String()
 	}
 	w.Ready = ready(&p)
+	if byHand(r) {
+		// Written by hand: no API server has seen it, hence no injector either.
+		w.Injection = in.injection(w, p.Annotations, &p.Spec, model.InjectIfAsked)
+		w.Ready = w.Ready || p.Status.Phase == "" && len(p.Status.Conditions) == 0
+	}
 	in.out.Workloads = append(in.out.Workloads, w)
 }
 
@@ -73,7 +80,28 @@ func owner(p *corev1.Pod) string {
 func (in *input) template(r *dialect.Report, t *corev1.PodTemplateSpec) {
 	w := in.workload(r, "spec.template.spec", t.Labels, t.Annotations, &t.Spec)
 	w.Template, w.Owner, w.Ready = true, r.Object.Name, true
+	w.Injection = in.injection(w, t.Annotations, &t.Spec, model.InjectUnlessNot)
 	in.out.Workloads = append(in.out.Workloads, w)
+}
+
+// byHand reports whether the object was never created by an API server.
+func byHand(r *dialect.Report) bool { return r.Object.Created.IsZero() }
+
+// injection is what a description says itself about the sidecar that the
+// workload will have; otherwise is what holds when it says nothing.
+func (in *input) injection(w *model.Workload, annotations map[string]string, s *corev1.PodSpec, otherwise model.Injection) model.Injection {
+	asked := w.Labels[injectKey]
+	if asked == "" {
+		asked = annotations[injectKey] // the old place
+	}
+	_, told := w.Labels[tlsModeLabel]
+	switch {
+	case w.MTLS, w.Gateway, told, s.HostNetwork, asked == "false":
+		return model.InjectNone
+	case asked == "true", w.Labels[revisionLabel] != "":
+		return model.InjectUnlessNot
+	}
+	return otherwise
 }
 
 // workload is what pods and templates share.
