@@ -134,6 +134,9 @@ func peerOf(h *mtls.Handshake, sni string) exchange.Peer {
 	p := exchange.Peer{TLS: true, Local: h.Local, SNI: h.SNI, ALPN: h.ALPN, Version: h.Version, Cipher: h.Cipher}
 	if c := h.Peer; c != nil {
 		p.Mutual, p.Principal, p.URIs, p.DNS, p.Subject, p.Hash = true, c.URI, c.URIs, c.DNS, c.Subject, c.Hash
+		if c.Cert != nil {
+			p.Cert = c.Cert.Raw
+		}
 	}
 	return p
 }

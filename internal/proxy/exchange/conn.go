@@ -25,6 +25,7 @@ type Peer struct {
 	DNS       []string
 	Subject   string // RFC 2253
 	Hash      string // SHA-256 of the certificate, hex
+	Cert      []byte // DER
 	SNI       string
 	ALPN      string
 	Version   string // TLSv1.3

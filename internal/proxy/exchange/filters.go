@@ -128,7 +128,7 @@ func (x *Exchange) cors() bool {
 	}
 	h := &x.resp
 	h.Status, h.Length = 200, 0
-	x.rec.Details = "direct_response"
+	x.rec.Details = "cors_response"
 	if x.corsHit {
 		cors.Answer(p, &x.req, h)
 	}

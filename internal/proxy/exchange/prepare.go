@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"encoding/pem"
 	"net/netip"
 	"strings"
 
@@ -189,6 +190,9 @@ func (c *Conn) clientCert(h *stream.Head) {
 	}
 }
 
+// inQuery escapes a certificate as Envoy does.
+var inQuery = strings.NewReplacer("\n", "%0A", " ", "%20", "+", "%2B", "/", "%2F", "=", "%3D")
+
 // xfcc is this connection's element of x-forwarded-client-cert, made once.
 func (c *Conn) xfcc() string {
 	if c.xfccText != "" {
@@ -200,6 +204,10 @@ func (c *Conn) xfcc() string {
 		b.WriteString("By=" + p.Local + ";")
 	}
 	b.WriteString("Hash=" + p.Hash)
+	if f.Cert && len(p.Cert) > 0 {
+		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.Cert})
+		b.WriteString(`;Cert="` + inQuery.Replace(string(text)) + `"`)
+	}
 	if f.Subject {
 		b.WriteString(`;Subject="` + strings.ReplaceAll(p.Subject, `"`, `\"`) + `"`)
 	}

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"github.com/tulle-mesh/tulle/internal/proxy/route"
 	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
 )
 
@@ -26,8 +27,15 @@ func (x *Exchange) endRecord() {
 	if x.route != nil {
 		r.RouteName = x.route.Name
 	}
-	if x.handle != nil {
-		if c := x.handle.Conf(); c != nil {
+	h := x.handle
+	if x.target == nil && x.route != nil && x.route.Forward != nil {
+		// Answered before it was forwarded: where it would have gone.
+		if t := route.Pick(x.route.Forward, x.rq.Random); t != nil {
+			r.Cluster, h = t.Name, x.env.Clusters.Get(t.Name)
+		}
+	}
+	if h != nil {
+		if c := h.Conf(); c != nil {
 			r.To(c)
 		}
 	}

@@ -11,7 +11,8 @@ type Flags uint32
 
 // The flags.
 const (
-	FlagLH    Flags = 1 << iota // local health check failed
+	FlagURX   Flags = 1 << iota // retry or connect-attempt limit reached
+	FlagLH                      // local health check failed
 	FlagUH                      // no healthy upstream
 	FlagUT                      // upstream request timeout
 	FlagLR                      // local reset
@@ -26,7 +27,6 @@ const (
 	FlagUAEX                    // external authorization denied
 	FlagRLSE                    // rate limit service error
 	FlagDC                      // downstream connection termination
-	FlagURX                     // retry or connect-attempt limit reached
 	FlagSI                      // stream idle timeout
 	FlagIH                      // invalid Envoy headers
 	FlagDPE                     // downstream protocol error
@@ -42,8 +42,8 @@ const (
 	FlagDR                      // downstream remote reset
 )
 
-var flagNames = [...]string{"LH", "UH", "UT", "LR", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "UAEX", "RLSE", "DC",
-	"URX", "SI", "IH", "DPE", "UMSDR", "RFCF", "NFCF", "DT", "UPE", "NC", "OM", "DF", "DO", "DR"}
+var flagNames = [...]string{"URX", "LH", "UH", "UT", "LR", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "UAEX", "RLSE", "DC",
+	"SI", "IH", "DPE", "UMSDR", "RFCF", "NFCF", "DT", "UPE", "NC", "OM", "DF", "DO", "DR"}
 
 // Append writes the flags separated by commas; "-" for none.
 func (f Flags) Append(dst []byte) []byte {

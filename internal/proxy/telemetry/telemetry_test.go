@@ -48,7 +48,7 @@ func TestText(t *testing.T) {
 	}{
 		{IstioFormat, `[2023-11-14T22:13:20.005Z] "GET /a"b?c=é HTTP/1.1" 200 - via_upstream - "-" 7 2000 5 3 "-" "curl/8" "id-1" "orders.shop" "10.0.0.2:8080" outbound|80||users.shop.svc.cluster.local 10.0.0.1:777 [fd00::1]:80 10.0.0.1:555 - default` + "\n", nil},
 		{"", `[2023-11-14T22:13:20.005Z] "GET /a"b?c=é HTTP/1.1" 200 - 7 2000 5 3 "-" "curl/8" "id-1" "orders.shop" "10.0.0.2:8080"` + "\n", nil},
-		{IstioFormat, `[2023-11-14T22:13:20.005Z] "- - -" 0 UF,URX - - "connection_refused" 7 2000 5 - "-" "-" "-" "-" "10.0.0.2:8080" outbound|80||users.shop.svc.cluster.local 10.0.0.1:777 [fd00::1]:80 10.0.0.1:555 sni -` + "\n",
+		{IstioFormat, `[2023-11-14T22:13:20.005Z] "- - -" 0 URX,UF - - "connection_refused" 7 2000 5 - "-" "-" "-" "-" "10.0.0.2:8080" outbound|80||users.shop.svc.cluster.local 10.0.0.1:777 [fd00::1]:80 10.0.0.1:555 sni -` + "\n",
 			func(r *Record) {
 				r.Version, r.Req, r.Resp, r.Status, r.Details, r.RouteName = 0, nil, nil, 0, "", ""
 				r.Flags, r.TransportFailure, r.SNI = FlagURX|FlagUF, "connection refused", "sni"
@@ -103,7 +103,7 @@ func TestJSON(t *testing.T) {
 }
 
 func TestFlags(t *testing.T) {
-	if got := (FlagUF | FlagURX | FlagDR).String(); got != "UF,URX,DR" {
+	if got := (FlagUF | FlagURX | FlagDR).String(); got != "URX,UF,DR" {
 		t.Error(got)
 	}
 	if FlagNC.String() != "NC" || FlagUPE.String() != "UPE" || Flags(0).String() != "-" {
