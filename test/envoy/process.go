@@ -19,7 +19,8 @@ import (
 // Process is a running Envoy. It ends with its test.
 type Process struct {
 	admin http.Client // by unix socket
-	log   *logBuffer
+	out   *logBuffer  // access log
+	log   *logBuffer  // its own messages
 	done  chan struct{}
 	err   error // of the process, valid once done is closed
 }
@@ -61,15 +62,15 @@ func Start(t testing.TB, bootstrap []byte, alone bool) *Process {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	admin := filepath.Join(dir, "admin")
 	bootstrap = bytes.ReplaceAll(bootstrap, []byte(AdminPath), []byte(admin))
-	p := &Process{log: &logBuffer{}, done: make(chan struct{})}
+	p := &Process{out: &logBuffer{}, log: &logBuffer{}, done: make(chan struct{})}
 	p.admin = http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", admin)
 		},
 	}}
 	cmd := exec.Command(binary, "-c", write(t, bootstrap), "--concurrency", "1", "--disable-hot-restart",
-		"-l", "warning", "--component-log-level", "misc:error,main:error")
-	cmd.Stdout, cmd.Stderr = p.log, p.log
+		"--file-flush-interval-msec", "50", "-l", "warning", "--component-log-level", "misc:error,main:error")
+	cmd.Stdout, cmd.Stderr = p.out, p.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if alone {
 		isolate(cmd.SysProcAttr)
@@ -84,7 +85,7 @@ func Start(t testing.TB, bootstrap []byte, alone bool) *Process {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		<-p.done
-		if log := p.Log(); t.Failed() && log != "" {
+		if log := p.log.String(); t.Failed() && log != "" {
 			t.Logf("envoy said:\n%s", log)
 		}
 	})
@@ -116,9 +117,9 @@ func (p *Process) wait(ctx context.Context, t testing.TB, what string, ok func()
 	for !ok() {
 		select {
 		case <-p.done:
-			t.Fatalf("envoy ended before %s: %v\n%s", what, p.err, p.Log())
+			t.Fatalf("envoy ended before %s: %v\n%s", what, p.err, p.log)
 		case <-ctx.Done():
-			t.Fatalf("no %s of envoy: %v\n%s", what, ctx.Err(), p.Log())
+			t.Fatalf("no %s of envoy: %v\n%s", what, ctx.Err(), p.log)
 		case <-tick.C:
 		}
 	}
@@ -149,8 +150,8 @@ func (p *Process) Get(path string) (status int, body string, err error) {
 	return resp.StatusCode, string(b), nil
 }
 
-// Log is what Envoy has written so far, its access log included.
-func (p *Process) Log() string { return p.log.String() }
+// Output is what Envoy has written to standard output so far: access logs.
+func (p *Process) Output() string { return p.out.String() }
 
 // logBuffer is written by the process and read by the test.
 type logBuffer struct {

@@ -41,6 +41,7 @@ func ask(t *testing.T, s *stage, check bool) []result {
 			}
 		}
 	}
+	s.addLogs(t, out)
 	return out
 }
 
@@ -95,6 +96,20 @@ func fields(r result) map[string]string {
 	}
 	for k, v := range tidy(a.Headers) {
 		out["got "+k] = v
+	}
+	for workload, lines := range a.Logs {
+		if r.request.backend == "*" && workload != "web" && workload != "edge" {
+			workload = "whoever"
+		}
+		for k := range lines[0] {
+			var vs []string
+			for _, l := range lines {
+				vs = append(vs, fmt.Sprint(l[k]))
+			}
+			if k != "key" {
+				out["log of "+workload+" "+k] = strings.Join(vs, " | ")
+			}
+		}
 	}
 	e := a.Echo
 	if e == nil {

@@ -60,6 +60,10 @@ func startEcho(t testing.TB, name string) *echo {
 
 // ServeHTTP implements http.Handler.
 func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("upgrade") == "websocket" {
+		serveWebSocket(w, r)
+		return
+	}
 	body, _ := io.ReadAll(r.Body)
 	s := seen{Backend: e.name, Proto: r.Proto, Method: r.Method, Host: r.Host, URI: r.RequestURI, Body: string(body), Headers: map[string][]string{}}
 	for k, v := range r.Header {

@@ -9,15 +9,16 @@ import (
 )
 
 // Engine is a kind of proxy: it starts one for a registered workload and
-// returns when it serves. Everything ends with the test.
+// returns when it serves. Everything ends with the test. output is what the
+// proxy has written so far, its access log.
 type Engine struct {
 	name  string
-	start func(t testing.TB, p *control.Plane, r *control.Registration)
+	start func(t testing.TB, p *control.Plane, r *control.Registration) (output func() string)
 }
 
 // envoyEngine is the stock Envoy, delta or state-of-the-world.
 func envoyEngine(delta bool) Engine {
-	return Engine{name: "envoy", start: func(t testing.TB, p *control.Plane, r *control.Registration) {
+	return Engine{name: "envoy", start: func(t testing.TB, p *control.Plane, r *control.Registration) func() string {
 		t.Helper()
 		b, err := envoy.Bootstrap(envoy.Node{
 			ID: nodeID(r), Delta: delta, Metadata: map[string]string{"authorization": "Bearer " + r.Token},
@@ -25,8 +26,9 @@ func envoyEngine(delta bool) Engine {
 		if err != nil {
 			t.Fatal(err)
 		}
-		envoy.Start(t, b, false)
+		e := envoy.Start(t, b, false)
 		accepted(t, p, r.ID)
+		return e.Output
 	}}
 }
 

@@ -36,7 +36,7 @@ var onPurpose = []meant{
 	{
 		why: "a gRPC fault is an error for other clients too; Envoy answers them 200",
 		holds: func(r *request, field, envoy, tulle string) bool {
-			return strings.Contains(r.target, "/fault/grpc") && field == "status" && envoy == "200" && tulle == "503"
+			return strings.Contains(r.target, "/fault/grpc") && (field == "status" || strings.HasSuffix(field, " code")) && envoy == "200" && tulle == "503"
 		},
 	},
 	{
@@ -57,7 +57,17 @@ var onPurpose = []meant{
 	{
 		why: "on a sniffed port a bridged request is known to be HTTP; Envoy's is bytes at the destination",
 		holds: func(r *request, field, envoy, tulle string) bool {
-			return strings.Contains(r.host+r.target, "quiet") && field == "saw x-forwarded-client-cert" && envoy == ""
+			return strings.Contains(r.host+r.target, "quiet") && envoy == "" && (field == "saw x-forwarded-client-cert" || strings.HasPrefix(field, "log of quiet"))
+		},
+	},
+	{
+		why: "the details of a broken connection say how it broke",
+		holds: func(r *request, field, envoy, tulle string) bool {
+			if !strings.HasSuffix(field, " details") {
+				return false
+			}
+			const before = "upstream_reset_before_response_started"
+			return strings.HasPrefix(envoy, "downstream_remote_disconnect") || strings.HasPrefix(envoy, before) && strings.HasPrefix(tulle, before)
 		},
 	},
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/control"
+	"github.com/tulle-mesh/tulle/internal/link"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/source"
 	"github.com/tulle-mesh/tulle/internal/source/file"
@@ -23,7 +24,11 @@ func plane(t testing.TB, files ...string) *control.Plane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := control.New(control.Options{Dir: t.TempDir(), Source: fixed{snap}, Socket: filepath.Join(shortDir(t), "xds"), Log: t.Logf})
+	settings := link.Defaults()
+	settings.AccessLog = model.AccessLog{Enabled: true, JSON: true, Format: logFormat}
+	p, err := control.New(control.Options{
+		Dir: t.TempDir(), Source: fixed{snap}, Socket: filepath.Join(shortDir(t), "xds"), Log: t.Logf, Settings: &settings,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

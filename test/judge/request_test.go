@@ -149,6 +149,8 @@ type answer struct {
 	Text    string // of answers that are not an echo's report
 	Echo    *seen
 	Tries   int
+	Key     string
+	Logs    map[string][]map[string]any // access log lines by workload
 }
 
 // door is where requests of a role enter: an HTTP proxy takes the whole URL.
@@ -210,18 +212,26 @@ func (r *request) send(d door, key string) (*answer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read body: %w", err)
 	}
-	a := &answer{Status: resp.StatusCode, Headers: map[string][]string{}, Text: string(body)}
+	a := &answer{Key: key, Status: resp.StatusCode, Headers: map[string][]string{}, Text: string(body)}
 	for k, v := range resp.Header {
 		a.Headers[strings.ToLower(k)] = v
 	}
 	if resp.ContentLength >= 0 {
 		a.Headers["(content-length)"] = []string{strconv.FormatInt(resp.ContentLength, 10)}
 	}
-	var s seen
-	if json.Unmarshal(body, &s) == nil && s.Backend != "" {
-		a.Echo, a.Text = &s, ""
+	if s, err := parseSeen(body); err == nil {
+		a.Echo, a.Text = s, ""
 	}
 	return a, nil
+}
+
+// parseSeen reads an echo's report.
+func parseSeen(b []byte) (*seen, error) {
+	s := &seen{}
+	if err := json.Unmarshal(b, s); err != nil || s.Backend == "" {
+		return nil, fmt.Errorf("no report of a backend: %.200s", b)
+	}
+	return s, nil
 }
 
 // check compares an answer with what is written on the line.

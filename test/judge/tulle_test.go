@@ -48,7 +48,7 @@ func tulleEngine(bridge bool) Engine {
 	if !bridge {
 		name += " without bridge"
 	}
-	return Engine{name: name, start: func(t testing.TB, p *control.Plane, r *control.Registration) {
+	return Engine{name: name, start: func(t testing.TB, p *control.Plane, r *control.Registration) func() string {
 		t.Helper()
 		path, err := tulleBinary()
 		if err != nil {
@@ -64,13 +64,14 @@ func tulleEngine(bridge bool) Engine {
 		if err != nil {
 			t.Fatal(err)
 		}
-		process := start(t, r.ID, path, "--bootstrap", secretFile(t, dir, "bootstrap.json", b))
+		process, log := start(t, r.ID, path, "--bootstrap", secretFile(t, dir, "bootstrap.json", b))
 		if why := ready(filepath.Join(dir, "admin")); why != "" {
 			_ = process.Signal(syscall.SIGQUIT) // shows what it waits for
 			_, _ = process.Wait()
 			t.Fatalf("%s is not ready after 10 s: %s", r.ID, why)
 		}
 		accepted(t, p, r.ID)
+		return log.String
 	}}
 }
 
@@ -85,11 +86,11 @@ func secretFile(t testing.TB, dir, name string, b []byte) string {
 
 // start runs a program until the test ends; what it says is shown when the
 // test failed.
-func start(t testing.TB, name, path string, args ...string) *os.Process {
+func start(t testing.TB, name, path string, args ...string) (*os.Process, *output) {
 	t.Helper()
-	var log bytes.Buffer
+	log, errs := &output{}, &output{}
 	cmd := exec.Command(path, args...)
-	cmd.Stdout, cmd.Stderr = &log, &log
+	cmd.Stdout, cmd.Stderr = log, errs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", name, err)
@@ -98,10 +99,30 @@ func start(t testing.TB, name, path string, args ...string) *os.Process {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Logf("%s said:\n%s", name, log.String())
+			t.Logf("%s said:\n%s", name, errs.String())
 		}
 	})
-	return cmd.Process
+	return cmd.Process, log
+}
+
+// output is written by a process and read by the test.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+// String is what was written so far.
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
 }
 
 // ready polls the admin socket of a proxy; it returns what is missing.
@@ -137,15 +158,22 @@ func ready(admin string) string {
 }
 
 // TestTulle compares our proxy with Envoy on every line of the table, in each
-// role, with the bridge and without.
+// role, with the bridge and without, and each as the other's peer.
 func TestTulle(t *testing.T) {
-	want := run(t, setStage(t, envoyEngine(true)))
-	for _, bridge := range []bool{true, false} {
-		e := tulleEngine(bridge)
-		t.Run(e.name, func(t *testing.T) {
+	want := run(t, setStage(t, everywhere(envoyEngine(true))))
+	ours, plainOurs, theirs := tulleEngine(true), tulleEngine(false), envoyEngine(true)
+	for name, c := range map[string]casting{
+		"bridge":           everywhere(ours),
+		"no bridge":        everywhere(plainOurs),
+		"envoy behind it":  {front: ours, back: theirs},
+		"envoy before it":  {front: theirs, back: ours},
+		"only one bridges": {front: plainOurs, back: ours},
+	} {
+		t.Run(name, func(t *testing.T) {
 			// Envoy is held to the table; ours is held to Envoy.
-			got := ask(t, setStage(t, e), false)
-			compare(t, want, got)
+			s := setStage(t, c)
+			compare(t, want, ask(t, s, false))
+			do(t, s)
 		})
 	}
 }
