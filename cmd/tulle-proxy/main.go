@@ -5,6 +5,12 @@ import (
 	"os"
 
 	"github.com/tulle-mesh/tulle/internal/proxy"
+	"github.com/tulle-mesh/tulle/internal/proxy/guard"
 )
 
-func main() { os.Exit(proxy.Main(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "guard" {
+		os.Exit(guard.Main(os.Args[2:], os.Stderr))
+	}
+	os.Exit(proxy.Main(os.Args[1:], os.Stdout, os.Stderr))
+}

@@ -33,6 +33,10 @@ type Command struct {
 	// Foreground leaves the program in our process group, so that it may read
 	// the terminal.
 	Foreground bool
+	// Guard is the path of tulle-proxy, which then starts the program and ends
+	// everything that it leaves behind, also when we are killed. Empty: the
+	// program itself is killed then, what it started is not.
+	Guard string
 }
 
 // Process is a running program with everything it has started. Safe for
@@ -62,30 +66,69 @@ func Start(c Command) (*Process, error) {
 	if len(c.Args) == 0 {
 		return nil, errors.New("no command given")
 	}
+	lifeline, err := c.guard()
+	if err != nil {
+		return nil, err
+	}
 	cmd := exec.Command(c.Args[0], c.Args[1:]...)
 	cmd.Env, cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = c.Env, c.Dir, c.Stdin, c.Stdout, c.Stderr, c.Files
 	cmd.SysProcAttr = c.Attr
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: !c.Foreground}
 	}
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	if lifeline == nil {
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
 	cmd.WaitDelay = 2 * time.Second
-	var err error
 	started := make(chan struct{})
 	starter() <- func() { err = cmd.Start(); close(started) }
 	<-started
+	if lifeline != nil {
+		_ = c.Files[0].Close()
+	}
 	if err != nil {
+		if lifeline != nil {
+			_ = lifeline.Close()
+		}
 		return nil, fmt.Errorf("start %s: %w", filepath.Base(c.Args[0]), err)
 	}
 	p := &Process{cmd: cmd, done: make(chan struct{})}
 	go func() {
 		p.err = cmd.Wait()
+		if lifeline != nil {
+			_ = lifeline.Close()
+		}
 		close(p.done)
 	}()
 	return p, nil
 }
 
-// PID of the program itself.
+// guard puts a guard before the program. Its descriptor 3 ends when we close
+// the lifeline, or die.
+func (c *Command) guard() (lifeline *os.File, err error) {
+	if c.Guard == "" {
+		return nil, nil
+	}
+	if len(c.Files) > 0 {
+		return nil, errors.New("a guarded program takes no descriptors")
+	}
+	if _, err := exec.LookPath(c.Args[0]); err != nil {
+		return nil, fmt.Errorf("start %s: %w", filepath.Base(c.Args[0]), errors.Unwrap(err))
+	}
+	r, w, err := os.Pipe() // neither end is inherited by other programs
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", filepath.Base(c.Args[0]), err)
+	}
+	args := []string{c.Guard, "guard"}
+	if c.Foreground {
+		args = append(args, "--foreground")
+	}
+	c.Args = append(append(args, "--"), c.Args...)
+	c.Files = []*os.File{r}
+	return w, nil
+}
+
+// PID of the program itself, or of its guard.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Done is closed when the program itself has ended.

@@ -59,6 +59,7 @@ func TestReplicas(t *testing.T) {
 	c, caller := w.client("-n", "shop", "--deployment", "caller")
 	caller.wait("caller-1 runs as")
 	w.workloads("shop/caller-1 ready", "shop/echo-1 ready", "shop/echo-2 ready")
+	until(t, "the way", func() error { _, err := get(c, "http://echo/"); return err })
 	l := startLoad(t, 4, c, "http://echo/")
 	share := func(name string, more int) {
 		t.Helper()
