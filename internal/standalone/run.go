@@ -313,7 +313,7 @@ func (r *Run) startApp(rep *Replica) error {
 		return err
 	}
 	rep.App, err = Start(Command{Args: args, Env: append(r.Env, environment(rep)...), Stdin: r.Stdin,
-		Stdout: r.Stdout, Stderr: r.Stderr, Foreground: r.Foreground})
+		Stdout: r.Stdout, Stderr: r.Stderr, Foreground: r.Foreground, Guard: r.Proxy})
 	return err
 }
 
