@@ -60,6 +60,9 @@ func run(t *testing.T, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, n := range snap.Notices {
+		t.Errorf("the case itself is broken: %v", n)
+	}
 	compiled, _ := control.Compile(snap)
 	want := string(ar.Files[calls].Data)
 	got := decide(t, compiled, want)
