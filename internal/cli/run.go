@@ -21,6 +21,7 @@ func runCommand(t *terminal) *cobra.Command {
 	var ports []uint
 	var state string
 	var proxyLog bool
+	var hostPorts []string
 	c := &cobra.Command{
 		Use:   "run -n NS (--deployment NAME | --service NAME) [flags] -- CMD [ARGS...]",
 		Short: "start a program as a replica in the mesh that `tulle up` runs",
@@ -60,6 +61,13 @@ that the program has started.`,
 				}
 				r.Proxy = p
 			}
+			var err error
+			if r.HostPorts, err = standalone.ParsePorts(hostPorts); err != nil {
+				return usagef("--host-port: %v", err)
+			}
+			if state == "" {
+				return errors.New("state directory: neither $XDG_STATE_HOME nor $HOME is set; name that of \"tulle up\" with --state")
+			}
 			r.Dir = filepath.Join(state, "run")
 			r.Command, r.Env = args, os.Environ()
 			r.Stdin, r.Stdout, r.Stderr, r.Foreground = t.in, t.out, t.err, true
@@ -72,7 +80,7 @@ that the program has started.`,
 			client := api.NewClient(filepath.Join(state, api.Socket))
 			defer client.Close()
 			defer standalone.EndFamily()
-			err := r.Do(c.Context(), client)
+			err = r.Do(c.Context(), client)
 			var exit *exec.ExitError
 			if errors.As(err, &exit) {
 				t.say("%v", err)
@@ -97,6 +105,8 @@ that the program has started.`,
 	f.StringVar(&state, "state", stateHome(), "state directory of the mesh")
 	f.StringVar(&r.Proxy, "proxy", "", "the tulle-proxy program (default: beside this one, then in PATH)")
 	f.IntVar(&r.Loops, "loops", 0, "event loops of the sidecar")
+	f.Var(&r.Mode, "mode", "how its traffic gets to the sidecar: namespaces (of its own: any TCP, no change to the program), ports (local listeners and HTTP_PROXY), or auto")
+	f.StringSliceVar(&hostPorts, "host-port", nil, "port of this machine's localhost that the program may reach at its own localhost (mode namespaces)")
 	f.BoolVar(&proxyLog, "proxy-log", true, "print the sidecar's messages and access log on stderr")
 	return c
 }

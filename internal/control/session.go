@@ -159,8 +159,12 @@ func (s *session) lower(g *generation, client model.Client) (m *made, err error)
 	if base.set == nil {
 		return nil, errors.New("what it shares with others could not be made")
 	}
-	l := lower.New(g.mesh().View(client))
+	view := g.mesh().View(client)
+	l := lower.New(view)
 	own := []xds.Resource{opaque(lower.Roots(s.p.ca.Bundle()))}
+	if s.own && client.Role == model.Sidecar && client.Capture == model.Redirected {
+		own = append(own, opaque(lower.NameTable(view)))
+	}
 	if s.pair != nil {
 		own = append(own, opaque(lower.WorkloadCertificate(s.pair.chain, s.pair.key)))
 	}
@@ -339,7 +343,7 @@ func shared(c model.Client, url, name string) bool {
 	case lower.EndpointType, lower.RouteType:
 		return true
 	case lower.ListenerType:
-		return c.Role == model.Sidecar && c.Capture == model.Redirected && name != "virtualInbound"
+		return c.Role == model.Sidecar && c.Capture == model.Redirected && name != "virtualInbound" && !strings.HasPrefix(name, "inbound_")
 	}
 	return false
 }

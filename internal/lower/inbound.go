@@ -28,8 +28,14 @@ var (
 
 func inboundName(port uint16) string { return fmt.Sprintf("inbound|%d||", port) }
 
-func inboundListenerName(in *model.Inbound) string {
-	return fmt.Sprintf("%s_%d", in.Listen.Addr(), in.Listen.Port())
+// inboundListenerName is that of a port with a socket of its own. Where
+// connections are captured, the plain name is a destination's.
+func (l *Lowering) inboundListenerName(in *model.Inbound) string {
+	name := fmt.Sprintf("%s_%d", in.Listen.Addr(), in.Listen.Port())
+	if l.captured() {
+		return "inbound_" + name
+	}
+	return name
 }
 
 // virtualInbound takes connections that redirect rules send here, by their
@@ -94,7 +100,7 @@ func onPorts(ports []uint16) *listenerpb.ListenerFilterChainMatchPredicate {
 // boundInbound is one port with a socket of its own, where nothing is redirected.
 func (l *Lowering) boundInbound(in *model.Inbound) *listenerpb.Listener {
 	out := &listenerpb.Listener{
-		Name:             inboundListenerName(in),
+		Name:             l.inboundListenerName(in),
 		Address:          socket(in.Listen),
 		TrafficDirection: corepb.TrafficDirection_INBOUND,
 		Metadata:         l.metadata(in.Origin),

@@ -35,11 +35,10 @@ func (l *Lowering) planListeners() {
 	if l.captured() {
 		l.plan(ListenerType, "virtualOutbound", func() proto.Message { return l.virtualOutbound() })
 		l.plan(ListenerType, "virtualInbound", func() proto.Message { return l.virtualInbound() })
-		return
 	}
 	for _, in := range l.v.Inbound {
 		if in.Listen.IsValid() {
-			l.plan(ListenerType, inboundListenerName(in), func() proto.Message { return l.boundInbound(in) })
+			l.plan(ListenerType, l.inboundListenerName(in), func() proto.Message { return l.boundInbound(in) })
 		}
 	}
 }

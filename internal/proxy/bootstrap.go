@@ -28,8 +28,11 @@ type Bootstrap struct {
 	Concurrency int      `json:"concurrency,omitempty"` // event loops; 0: the CPU limit, at most 2 without one
 	Drain       Duration `json:"drain,omitempty"`       // how long requests may take to end; 0: 5 s
 	Agent       string   `json:"agent,omitempty"`       // unix socket of the agent inside the program's namespaces
-	Features    []string `json:"features,omitempty"`    // declared to the control plane; nil: all
-	NoBridge    bool     `json:"noBridge,omitempty"`    // never carry HTTP/1 as HTTP/2 between sidecars
+	// HostPorts are ports of our own localhost that the program may reach at
+	// its localhost; with Agent only.
+	HostPorts []uint16 `json:"hostPorts,omitempty"`
+	Features  []string `json:"features,omitempty"` // declared to the control plane; nil: all
+	NoBridge  bool     `json:"noBridge,omitempty"` // never carry HTTP/1 as HTTP/2 between sidecars
 }
 
 // Workload is what telemetry says about this proxy's own side.

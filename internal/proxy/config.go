@@ -30,6 +30,7 @@ func (p *Proxy) feed(ctx context.Context) error {
 		CAFile:    b.CAFile,
 		StateDir:  b.StateDir,
 		SecretDir: b.SecretDir,
+		Names:     p.names != nil,
 		Node:      feed.Node{ID: b.ID, UserAgent: "tulle-proxy", Features: features},
 		Gate:      p.group.Gate().Do,
 		Publish:   func(s *conf.Snapshot) { p.publish(ctx, s) },
@@ -49,6 +50,10 @@ func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 	}
 	if trust {
 		p.reverify(ctx)
+	}
+	s = p.withHostPorts(s)
+	if s.Names != nil && p.names != nil {
+		p.names.Update(s.Names)
 	}
 	p.clusters.Apply(s, loop.Nanotime())
 	warm, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -70,6 +75,8 @@ func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 	case len(failed) > 0:
 		p.waiting.Store("listeners that cannot be opened: " + strings.Join(failed, "; "))
 		p.ready.Store(len(errs) < len(s.Listeners))
+	case s.Names == nil && p.names != nil:
+		p.waiting.Store("the control plane has not told the names of the mesh yet")
 	default:
 		p.ready.Store(true)
 	}

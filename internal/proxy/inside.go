@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"strings"
 	"sync/atomic"
@@ -22,6 +23,7 @@ import (
 // for the program, stays in the namespace that we live in.
 type inside struct {
 	agent  *fds.Client
+	names  []io.Closer // sockets of the name server
 	urgent *fds.Client // of the loops, which do not wait for what others ask
 	stock  [2]stock    // IPv4, IPv6
 	low    chan int    // which stock to fill up
@@ -83,6 +85,9 @@ func (in *inside) close() {
 	}
 	in.agent.Close()
 	in.urgent.Close()
+	for _, c := range in.names {
+		_ = c.Close()
+	}
 	for i := range in.stock {
 		for {
 			select {
@@ -172,7 +177,7 @@ func (in *inside) dial(l *loop.Loop, c *conf.Cluster, ep *cluster.Endpoint, o lo
 // open implements listen.Options.Open: what is redirected arrives inside, at
 // every address there; peers arrive here, at an address of this machine.
 func (in *inside) open(a netip.AddrPort) (int, error) {
-	if !a.Addr().IsUnspecified() {
+	if !a.Addr().IsUnspecified() && a.Addr() != insideLocalhost {
 		return listen.Open(a)
 	}
 	return in.agent.Listen(a, agentWait)

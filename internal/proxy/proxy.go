@@ -23,6 +23,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/agent"
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/dns"
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
 	"github.com/tulle-mesh/tulle/internal/proxy/listen"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
@@ -49,7 +50,9 @@ type Proxy struct {
 	waiting   atomic.Value // string: what readiness waits for
 	admin     *admin
 	stop      context.CancelFunc
-	inside    *inside // the program's own namespace; nil: it lives in ours
+	hostPorts []hostPort
+	names     *dns.Server // nil: the program asks others
+	inside    *inside     // the program's own namespace; nil: it lives in ours
 }
 
 // Main is the program: it reads flags and the bootstrap, runs until a signal,
@@ -105,6 +108,11 @@ func Run(ctx context.Context, boot *Bootstrap, log *slog.Logger) error {
 	defer p.telemetry.Close()
 	defer p.clusters.Close()
 	defer p.inside.close()
+	if p.inside != nil {
+		if err := p.serveNames(); err != nil {
+			return err
+		}
+	}
 	loops, stopLoops := context.WithCancel(context.Background())
 	defer stopLoops()
 	running, stop := context.WithCancel(ctx)
@@ -153,6 +161,7 @@ func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
 		if p.inside, err = openInside(boot.Agent); err != nil {
 			return nil, err
 		}
+		p.hostPorts = hostPortsOf(boot.HostPorts)
 	}
 	if p.group, err = loop.New(n); err != nil {
 		return nil, err

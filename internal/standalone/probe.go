@@ -18,6 +18,8 @@ type Probe struct {
 	Period   time.Duration // 0: 10 s
 	Timeout  time.Duration // 0: 1 s
 	Failures int           // in a row that make it not ready; 0: 1
+	// dial reaches programs that have a network of their own; nil: this machine's.
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // check runs a probe once against the address where the program listens.
@@ -32,10 +34,9 @@ func (p *Probe) check(ctx context.Context, app netip.AddrPort) bool {
 	case len(p.Exec) > 0:
 		return exec.CommandContext(ctx, p.Exec[0], p.Exec[1:]...).Run() == nil
 	case p.HTTPPath != "":
-		return probeHTTP(ctx, app, p.HTTPPath)
+		return p.get(ctx, app)
 	}
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", app.String())
+	c, err := p.connect(ctx, "tcp", app.String())
 	if err != nil {
 		return false
 	}
@@ -43,19 +44,26 @@ func (p *Probe) check(ctx context.Context, app netip.AddrPort) bool {
 	return true
 }
 
-// probeClient talks to the program alone, whatever the environment says.
-var probeClient = &http.Client{
-	Transport:     &http.Transport{DisableKeepAlives: true, Proxy: nil},
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+func (p *Probe) connect(ctx context.Context, network, addr string) (net.Conn, error) {
+	if p.dial != nil {
+		return p.dial(ctx, network, addr)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, network, addr)
 }
 
-func probeHTTP(ctx context.Context, app netip.AddrPort, path string) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+app.String()+path, nil)
+// get asks the program alone, whatever the environment says.
+func (p *Probe) get(ctx context.Context, app netip.AddrPort) bool {
+	client := &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true, Proxy: nil, DialContext: p.connect},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+app.String()+p.HTTPPath, nil)
 	if err != nil {
 		return false
 	}
 	req.Header.Set("user-agent", "tulle-probe")
-	resp, err := probeClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return false
 	}

@@ -43,6 +43,10 @@ type Run struct {
 	Started func(*Replica)
 	// Grace is how long the program may take to end; 0: 10 s.
 	Grace time.Duration
+	Mode  Mode
+	// HostPorts are ports of this machine's own localhost that the program may
+	// reach at its localhost, where it has namespaces of its own.
+	HostPorts []uint16
 }
 
 // Replica is a program that has joined the mesh.
@@ -51,8 +55,12 @@ type Replica struct {
 	XDS   string // unix socket of the control plane
 	Admin string // unix socket of its proxy's admin server
 	Proxy *Process
-	App   *Process // nil for a gateway
+	App   *Process // nil for a gateway; its agent where it has namespaces of its own
+	place *place   // nil: it has none
 }
+
+// Namespaces reports whether the program has namespaces of its own.
+func (r *Replica) Namespaces() bool { return r.place != nil }
 
 // settle is how long the others get to learn that a replica leaves.
 const settle = 300 * time.Millisecond
@@ -65,7 +73,13 @@ func (r *Run) Do(ctx context.Context, ctl *api.Client) error {
 	if err != nil {
 		return err
 	}
-	m, err := join(ctx, ctl, r.Spec, r.say)
+	spec := r.Spec
+	if len(r.Command) > 0 {
+		if spec.Redirected, err = r.Mode.settle(r.Proxy, r.say); err != nil {
+			return err
+		}
+	}
+	m, err := join(ctx, ctl, spec, r.say)
 	if err != nil {
 		return err
 	}
@@ -77,6 +91,12 @@ func (r *Run) Do(ctx context.Context, ctl *api.Client) error {
 	}
 	defer os.RemoveAll(dir)
 	defer os.RemoveAll(secretDir(dir))
+	if spec.Redirected {
+		if err := r.makePlace(ctx, rep, dir); err != nil {
+			return err
+		}
+		defer rep.place.close(0)
+	}
 	if err := r.startProxy(rep, dir); err != nil {
 		return err
 	}
@@ -174,6 +194,8 @@ type bootstrap struct {
 	StateDir    string            `json:"stateDir,omitempty"`
 	Admin       string            `json:"admin"`
 	Concurrency int               `json:"concurrency,omitempty"`
+	Agent       string            `json:"agent,omitempty"`
+	HostPorts   []uint16          `json:"hostPorts,omitempty"`
 }
 
 type bootstrapWorkload struct {
@@ -197,6 +219,9 @@ func (r *Run) startProxy(rep *Replica, dir string) error {
 		Version: l["version"], Canonical: first(l["service.istio.io/canonical-name"], l["app.kubernetes.io/name"], l["app"], r.Spec.Deployment, rep.Name),
 		Revision: first(l["service.istio.io/canonical-revision"], l["app.kubernetes.io/version"], l["version"], "latest"),
 		Account:  rep.Account, Cluster: "Kubernetes", Gateway: r.Spec.Gateway}
+	if rep.place != nil {
+		b.Agent, b.HostPorts = rep.place.socket, r.HostPorts
+	}
 	if err := os.WriteFile(b.TokenFile, []byte(rep.Token), 0o600); err != nil {
 		return fmt.Errorf("token: %w", err)
 	}
@@ -308,6 +333,10 @@ func dependency(host, port, namespace string, local map[string]netip.AddrPort) (
 }
 
 func (r *Run) startApp(rep *Replica) error {
+	if rep.place != nil {
+		rep.App = rep.place.agent
+		return rep.place.start()
+	}
 	args, err := expand(r.Command, rep.Namespace, rep.Local)
 	if err != nil {
 		return err
@@ -353,6 +382,11 @@ func (r *Run) announce(ctx context.Context, m *member, rep *Replica) {
 		if e.Port == p.Port {
 			app = e.App
 		}
+	}
+	if rep.place != nil {
+		inside := *p
+		inside.dial = rep.place.dial
+		p = &inside
 	}
 	p.watch(ctx, app, tell)
 }

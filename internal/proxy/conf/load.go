@@ -50,6 +50,8 @@ func (s *Snapshot) Decode(url, name string, b []byte) error {
 		s.Endpoints[name] = n
 	case *Secret:
 		s.Secrets[name] = n
+	case *NameTable:
+		s.Names = n
 	}
 	return nil
 }
@@ -70,6 +72,11 @@ func Decode(url, name string, b []byte) (any, error) {
 		var t *RouteTable
 		if t, err = DecodeRoutes(b); err == nil {
 			n, own = t, t.Name
+		}
+	case NDSType:
+		var t *NameTable
+		if t, err = DecodeNames(b); err == nil {
+			n, own = t, name
 		}
 	case CDSType:
 		var c *Cluster

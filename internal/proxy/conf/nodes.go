@@ -705,5 +705,6 @@ type Snapshot struct {
 	Clusters  map[string]*Cluster
 	Endpoints map[string]*Endpoints
 	Secrets   map[string]*Secret
+	Names     *NameTable // nil: none was asked for
 	Version   uint64
 }

@@ -33,6 +33,7 @@ type Config struct {
 
 	StateOfTheWorld bool          // instead of delta
 	NoCertificate   bool          // ask for no certificate
+	Names           bool          // ask for the names of the mesh; not with StateOfTheWorld
 	CertificateTTL  time.Duration // to ask for; 0: the CA's choice
 
 	// Publish is called with every new snapshot by the feed's goroutine, one

@@ -130,6 +130,9 @@ func (f *Feed) attach(l *link) {
 		s.open, s.answered, s.nonce = false, false, ""
 	}
 	for k := range kinds {
+		if k == nds && !f.c.Names {
+			continue
+		}
 		f.ask(k, nil, nil)
 	}
 }

@@ -23,16 +23,18 @@ const (
 	lds
 	rds
 	sds
+	nds // only with Config.Names
 	kinds
 )
 
-// types are the five kinds.
+// types are the kinds.
 var types = [kinds]struct {
 	url      string
 	wildcard bool
 }{
 	cds: {conf.CDSType, true}, eds: {conf.EDSType, false}, lds: {conf.LDSType, true},
 	rds: {conf.RDSType, false}, sds: {conf.SDSType, false},
+	nds: {conf.NDSType, true},
 }
 
 func kindOf(url string) (kind, bool) {

@@ -90,6 +90,10 @@ func (d *draft) get(k kind, name string) any {
 		if n := d.s.Secrets[name]; n != nil {
 			return n
 		}
+	case nds:
+		if n := d.s.Names; n != nil {
+			return n
+		}
 	}
 	return nil
 }
@@ -106,6 +110,8 @@ func (d *draft) set(k kind, name string, node any) {
 		own(d, k, &d.s.Routes)[name] = n
 	case *conf.Secret:
 		own(d, k, &d.s.Secrets)[name] = n
+	case *conf.NameTable:
+		d.s.Names, d.change = n, true
 	}
 }
 
@@ -121,11 +127,13 @@ func (d *draft) drop(k kind, name string) {
 		delete(own(d, k, &d.s.Routes), name)
 	case sds:
 		delete(own(d, k, &d.s.Secrets), name)
+	case nds:
+		d.s.Names, d.change = nil, true
 	}
 }
 
 // upwards is the order in which nodes are published: what is named first.
-var upwards = [kinds]kind{eds, sds, cds, rds, lds}
+var upwards = [kinds]kind{eds, sds, cds, rds, lds, nds}
 
 // compute brings the snapshot nearer to the stores. It returns the next one,
 // nil when nothing changed, and when to come again; zero: no need.
@@ -252,7 +260,7 @@ func isFile(name string) bool { return strings.HasPrefix(name, "file-") }
 func (f *Feed) bury(d *draft, now time.Time, soon func(time.Time)) {
 	w := f.warm
 	// Downwards, so that what a buried node named can follow in one go.
-	for _, k := range []kind{lds, rds, cds, eds, sds} {
+	for _, k := range []kind{lds, rds, cds, eds, sds, nds} {
 		if len(w.leaving[k]) == 0 {
 			continue
 		}
