@@ -54,7 +54,8 @@ type Lowering struct {
 	noticed map[string]bool
 }
 
-// New prepares a Lowering of v, which must not change afterwards.
+// New prepares a Lowering of v, which must not change afterwards. Its strings
+// are UTF-8, as whatever was read from JSON.
 func New(v *model.View) *Lowering {
 	l := &Lowering{
 		v:        v,

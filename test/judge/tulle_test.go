@@ -169,6 +169,9 @@ func TestTulle(t *testing.T) {
 		"envoy before it":  {front: theirs, back: ours},
 		"only one bridges": {front: plainOurs, back: ours},
 	} {
+		if testing.Short() && name != "bridge" && name != "no bridge" {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			// Envoy is held to the table; ours is held to Envoy.
 			s := setStage(t, c)
