@@ -34,6 +34,9 @@ func (r *run) address(s *side) (netip.Addr, string) {
 	}
 	svc := service(s.view, r.host)
 	if svc == nil {
+		if a, text := pod(s.view, r.host); a.IsValid() {
+			return a, text
+		}
 		return somewhere, fmt.Sprintf("%s is no service that %s may see; %s stands for its address", r.host, s.name, somewhere)
 	}
 	for _, p := range svc.Addresses {
@@ -52,6 +55,31 @@ func (r *run) address(s *side) (netip.Addr, string) {
 		}
 	}
 	return somewhere, fmt.Sprintf("%s is service %s without an address; %s stands for one", r.host, svc.Host, somewhere)
+}
+
+// pod finds one of the pods of a headless service by its own name, as
+// db-0.db.shop: a StatefulSet names its pods so.
+func pod(v *model.View, host string) (netip.Addr, string) {
+	name, rest, ok := strings.Cut(host, ".")
+	if !ok {
+		return netip.Addr{}, ""
+	}
+	svc := service(v, rest)
+	if svc == nil || !svc.Headless {
+		return netip.Addr{}, ""
+	}
+	for _, c := range v.Clusters {
+		if c.Service != svc {
+			continue
+		}
+		for _, e := range c.Endpoints {
+			a, err := netip.ParseAddr(e.Address)
+			if err == nil && e.Workload == svc.Namespace+"/"+name {
+				return a.Unmap(), fmt.Sprintf("%s is pod %s of service %s, at %s", host, e.Workload, svc.Host, a.Unmap())
+			}
+		}
+	}
+	return netip.Addr{}, ""
 }
 
 // service that a client means by a host name: its own name, or one of the short
