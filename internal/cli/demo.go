@@ -79,6 +79,7 @@ status 0 or 1. Ctrl-C ends everything; nothing is left behind.`,
 	f := c.Flags()
 	f.BoolVar(&o.Check, "check", false, "do every story, verify it, and end")
 	f.BoolVar(&o.NoLoad, "no-load", false, "send no requests by itself")
+	f.Var(&o.Mode, "mode", "how the programs' traffic gets to their sidecars: namespaces, ports, or auto")
 	f.BoolVarP(&verbose, "verbose", "v", false, "print the proxies' access logs and messages on stderr")
 	f.Uint16Var(&port, "gateway-port", 0, "where the gateway listens on 127.0.0.1 (default 8080)")
 	f.StringVar(&o.Dir, "dir", "", "where to put the configuration and state (default: a directory that is removed at the end)")

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +28,7 @@ type Options struct {
 	ProxyOut io.Writer // access logs and messages of the proxies
 	Check    bool      // do every story and end
 	NoLoad   bool
+	Mode     standalone.Mode
 }
 
 // programs of the shop, by Deployment.
@@ -74,14 +76,26 @@ func Run(ctx context.Context, m *standalone.Mesh, o Options) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
+	mode, why := o.Mode.Settled(o.Proxy)
+	if why != nil && mode == o.Mode {
+		return why
+	}
+	env, ledger, how := os.Environ(), "{{tulle.addr ledger 5432}}", "each finds the others through HTTP_PROXY and local ports"
+	if mode == standalone.InNamespaces {
+		env, ledger, how = withoutProxies(env), "ledger:5432", "each in namespaces of its own, where the others have their names"
+	}
+	if why != nil {
+		how += fmt.Sprintf(" (namespaces of their own are not to be had: %v)", why)
+	}
+	fmt.Fprintf(o.Out, "Programs, mode %s: %s.\n", mode, how)
 	shop := &Shop{Dir: filepath.Join(o.Dir, "mesh"), Program: o.Program}
 	started := make(chan *standalone.Replica, len(programs))
 	failed := make(chan error, len(programs))
 	for _, p := range programs {
 		r := standalone.Run{
 			Spec:    control.WorkloadSpec{Namespace: "shop", Deployment: p.deployment},
-			Command: []string{o.Program, "demo-app", "--name", p.name, "--app-version", p.version, "--ledger", "{{tulle.addr ledger 5432}}"},
-			Dir:     m.Scratch(), Proxy: o.Proxy, Loops: 1, Env: os.Environ(), Stdout: o.Out, Stderr: o.Out, ProxyOut: o.ProxyOut,
+			Command: []string{o.Program, "demo-app", "--name", p.name, "--app-version", p.version, "--ledger", ledger},
+			Dir:     m.Scratch(), Proxy: o.Proxy, Loops: 1, Mode: mode, Env: env, Stdout: o.Out, Stderr: o.Out, ProxyOut: o.ProxyOut,
 			Started: func(rep *standalone.Replica) { started <- rep },
 			Probe:   &standalone.Probe{HTTPPath: "/ready", Port: 8080, Period: time.Second},
 		}
@@ -125,6 +139,15 @@ func Run(ctx context.Context, m *standalone.Mesh, o Options) error {
 	case err := <-failed:
 		return err
 	}
+}
+
+// withoutProxies is an environment without proxy variables: in namespaces the
+// programs need none.
+func withoutProxies(env []string) []string {
+	return slices.DeleteFunc(env, func(v string) bool {
+		name, _, _ := strings.Cut(strings.ToLower(v), "=")
+		return name == "http_proxy" || name == "https_proxy" || name == "all_proxy" || name == "no_proxy"
+	})
 }
 
 // open waits until the gateway answers through the whole chain.
