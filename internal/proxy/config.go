@@ -2,10 +2,8 @@ package proxy
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
@@ -61,23 +59,13 @@ func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 	if err := p.clusters.Warm(warm); err != nil && ctx.Err() == nil {
 		p.log.Warn("some names did not resolve in time", "error", err)
 	}
+	p.opening.Lock()
+	defer p.opening.Unlock()
 	p.snapshot.Store(s)
-	var failed []string
-	errs := p.sockets.Update(s.Listeners)
-	for _, n := range slices.Sorted(maps.Keys(errs)) {
-		p.log.Error("a listener cannot be opened", "listener", n, "error", errs[n])
-		failed = append(failed, fmt.Sprintf("%s: %v", n, errs[n]))
+	if !p.listen(s, "") {
+		go p.reopen(ctx, s)
 	}
 	for _, w := range p.workers {
 		w.loop.Post(w.http.Refresh)
-	}
-	switch {
-	case len(failed) > 0:
-		p.waiting.Store("listeners that cannot be opened: " + strings.Join(failed, "; "))
-		p.ready.Store(len(errs) < len(s.Listeners))
-	case s.Names == nil && p.names != nil:
-		p.waiting.Store("the control plane has not told the names of the mesh yet")
-	default:
-		p.ready.Store(true)
 	}
 }

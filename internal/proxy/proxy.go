@@ -12,8 +12,10 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -47,7 +49,9 @@ type Proxy struct {
 	ready     atomic.Bool
 	started   time.Time
 	sockets   *listen.Set
-	waiting   atomic.Value // string: what readiness waits for
+	waiting   atomic.Value           // string: what readiness waits for
+	opening   sync.Mutex             // held while a snapshot's listeners are opened
+	unopened  atomic.Pointer[string] // which listeners cannot be opened, and why
 	admin     *admin
 	stop      context.CancelFunc
 	hostPorts []hostPort
@@ -310,12 +314,20 @@ func (p *Proxy) pages() map[string]page {
 }
 
 func (p *Proxy) readyPage(w *bytes.Buffer) (int, string) {
-	if p.ready.Load() {
+	unopened := p.unopened.Load()
+	switch {
+	case p.ready.Load() && *unopened == "":
 		w.WriteString("ready\n")
-		return 200, "text/plain"
+	case p.ready.Load():
+		w.WriteString("ready, but listeners cannot be opened: " + *unopened + "\n")
+	case unopened != nil && *unopened != "":
+		w.WriteString("listeners cannot be opened: " + *unopened + "\n")
+		return 503, "text/plain"
+	default:
+		w.WriteString(p.waiting.Load().(string) + "\n")
+		return 503, "text/plain"
 	}
-	w.WriteString(p.waiting.Load().(string) + "\n")
-	return 503, "text/plain"
+	return 200, "text/plain"
 }
 
 func (p *Proxy) statsPage(w *bytes.Buffer) (int, string) {
@@ -339,8 +351,11 @@ func (p *Proxy) clustersPage(w *bytes.Buffer) (int, string) {
 }
 
 func (p *Proxy) listenersPage(w *bytes.Buffer) (int, string) {
+	open := p.sockets.Addresses()
 	for name, l := range p.snapshot.Load().Listeners {
-		fmt.Fprintf(w, "%s::%v bound=%t\n", name, l.Addresses, l.Bind)
+		for _, a := range l.Addresses {
+			fmt.Fprintf(w, "%s::%s bound=%t open=%t\n", name, a, l.Bind, slices.Contains(open, a.String()))
+		}
 	}
 	return 200, "text/plain"
 }
