@@ -30,7 +30,7 @@ func (r *run) arrive(s *side, to *hop) error {
 	s.destinations(r, to.clusters)
 	r.reachable(s, to)
 	if t := r.choose(s, to); t != nil {
-		return r.inbound(t, to.http)
+		return r.inbound(s, t, to.http)
 	}
 	return nil
 }
@@ -256,15 +256,21 @@ func (r *run) targetPort(s *side, c *conf.Cluster, w *model.Workload) uint16 {
 }
 
 // inbound runs the destination's proxy.
-func (r *run) inbound(t *target, http bool) error {
+func (r *run) inbound(caller *side, t *target, http bool) error {
 	name := t.workload.Namespace + "/" + t.workload.Name
 	cl, err := r.c.Workload(name)
 	if err != nil {
 		return err
 	}
 	cl.Features = []string{lower.FeatureBridge}
+	caller.speaks(t)
 	if !t.workload.MTLS || t.workload.Gateway {
-		r.a.Steps = append(r.a.Steps, Step{Proxy: name, Stage: "inbound", Verdict: "reached", Why: "no sidecar of the mesh is in front of this workload"})
+		step := Step{Proxy: name, Stage: "inbound", Verdict: "reached", Why: "no sidecar of the mesh is in front of this workload"}
+		if t.tls != nil && t.tls.Mesh && !t.workload.Gateway {
+			step.Verdict, step.Why = "refused", step.Why+", nobody there answers mesh mTLS"
+			r.tlsError(&inflight{tls: true}, http)
+		}
+		r.a.Steps = append(r.a.Steps, step)
 		return nil
 	}
 	s := newSide(name, r.c.Mesh.View(cl), r.a)
@@ -296,6 +302,31 @@ func (r *run) inbound(t *target, http bool) error {
 	return nil
 }
 
+// speaks tells what the caller's proxy says to a workload, and who wants it so.
+func (s *side) speaks(t *target) {
+	mc := modelCluster(s, t.cluster.Name)
+	if mc == nil {
+		return
+	}
+	what := map[string]string{"none": "plain text", "istio_mutual": "mesh mTLS", "simple": "TLS", "mutual": "TLS with a certificate of its own"}[tlsKind(t.tls)]
+	if o := mc.TLS.Origin; o.Kind != "" {
+		s.stepAt("tls", "chosen", "the caller speaks "+what+" to it, as this rule says", o)
+		return
+	}
+	why := "nothing says otherwise"
+	switch {
+	case t.tls != nil:
+		why = "the workload has a sidecar and its port takes it"
+	case mc.External:
+		why = "the destination is outside the mesh"
+	case !t.workload.MTLS:
+		why = "the workload has no sidecar"
+	case mc.TLS.Mode == model.TLSAuto:
+		why = "the port's mTLS is DISABLE"
+	}
+	s.step("tls", "chosen", "the caller speaks "+what+" to it: "+why)
+}
+
 // admit runs the inbound listener; a connection that no chain takes is one
 // that the port's mTLS mode refuses.
 func (s *side) admit(r *run, l *conf.Listener, in *inflight, http bool) {
@@ -305,30 +336,36 @@ func (s *side) admit(r *run, l *conf.Listener, in *inflight, http bool) {
 			policy, declared = p.Policy, "port "+fmt.Sprint(p.Port)
 		}
 	}
-	speaks := "plain text"
-	if in.tls {
-		speaks = "mesh mTLS"
-	}
-	refused := policy.MTLS == model.MTLSStrict && !in.tls || policy.MTLS == model.MTLSDisable && in.tls
+	refused := policy.MTLS == model.MTLSStrict && !in.mutual || policy.MTLS == model.MTLSDisable && in.mutual
 	verdict := map[bool]string{true: "refused", false: "accepted"}[refused]
-	s.stepAt("mtls", verdict, fmt.Sprintf("%s is %s and the caller speaks %s", declared, policy.MTLS, speaks), policy.MTLSOrigin)
+	s.stepAt("mtls", verdict, fmt.Sprintf("%s is %s and the caller speaks %s", declared, policy.MTLS, in.speaks()), policy.MTLSOrigin)
 	r.a.Outcome = ""
 	to := s.connection(r, l, in)
-	if refused && to != nil {
-		s.step("mtls", "BUG", "the listener takes what its mode refuses")
+	switch {
+	case to != nil && refused:
+		// A TCP port takes any bytes, also a handshake that nobody answers.
+		s.step("mtls", "refused", "the handshake reaches the program, which has no certificate of the mesh")
+		r.tlsError(in, http)
+	case to != nil:
+		r.a.Outcome = Routed
+	case refused || r.a.Outcome == NoListener || r.a.Outcome == TLSError:
+		r.tlsError(in, http)
 	}
-	if r.a.Outcome == NoListener || refused {
-		r.a.Outcome = TLSError
+}
+
+// tlsError is what the caller sees of a connection that the other side did not
+// want: a failed handshake, or with plain text an early end.
+func (r *run) tlsError(in *inflight, http bool) {
+	r.a.Outcome = TLSError
+	o := telemetry.ConnectFailed
+	if in.tls {
+		r.a.ResponseFlags = o.Flag.String()
 	}
-	if r.a.Outcome == TLSError && http {
-		o := telemetry.ConnectFailed
-		r.a.Status, r.a.ResponseFlags = o.Status, o.Flag.String()
+	if http {
+		r.a.Status = o.Status
 		if !in.tls {
 			r.a.ResponseFlags = telemetry.FlagUC.String()
 		}
-	}
-	if to != nil {
-		r.a.Outcome = Routed
 	}
 }
 

@@ -23,6 +23,17 @@ type inflight struct {
 	mutual              bool
 }
 
+// speaks says what the bytes are.
+func (in *inflight) speaks() string {
+	switch {
+	case in.mutual:
+		return "mesh mTLS"
+	case in.tls:
+		return "TLS without a certificate of the mesh"
+	}
+	return "plain text"
+}
+
 // hop is where a proxy sends a request on: clusters of the caller.
 type hop struct {
 	clusters []conf.WeightedCluster

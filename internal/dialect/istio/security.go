@@ -26,7 +26,9 @@ func readPeerAuthentication(r *reading, m proto.Message, out *model.Fragment) {
 		Origin:   r.at(""),
 	}
 	if len(pa.PortLevelMtls) > 0 && p.Selector == nil {
-		r.Invalid("spec.portLevelMtls", "needs a selector: ports are those of chosen workloads")
+		// The mode stays: without it STRICT would be off.
+		r.part(model.Invalid, "spec.portLevelMtls", "needs a selector, for ports are those of chosen workloads: it is ignored")
+		pa.PortLevelMtls = nil
 	}
 	for _, n := range slices.Sorted(maps.Keys(pa.PortLevelMtls)) {
 		at := "spec.portLevelMtls." + portKey(n)
