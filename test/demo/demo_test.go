@@ -109,5 +109,6 @@ var modes = []struct {
 	name, port string
 	args       []string
 }{
-	{"ports", "18083", nil},
+	{"ports", "18083", []string{"--mode", "ports"}},
+	{"namespaces", "18085", []string{"--mode", "namespaces"}},
 }

@@ -196,7 +196,7 @@ func (w *world) replica(kind string, env []string, args ...string) *job {
 // whose requests go through its sidecar.
 func (w *world) client(args ...string) (*http.Client, *job) {
 	w.t.Helper()
-	j := w.replica("client", nil, args...)
+	j := w.replica("client", nil, append([]string{"--mode", "ports"}, args...)...)
 	u, err := url.Parse(strings.TrimPrefix(j.wait("proxy http"), "proxy "))
 	if err != nil {
 		w.t.Fatal(err)
