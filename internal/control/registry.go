@@ -152,6 +152,9 @@ func (r *registry) register(spec WorkloadSpec, f *model.Fragment, uid *uint32) (
 			x.proxy = netip.AddrPortFrom(ip, portHTTPProxy)
 		}
 	}
+	if x.capture == model.Redirected && !spec.Gateway {
+		sameDoor(spec.Ports, ip)
+	}
 	w.Expose = expose(spec.Ports, w, ip)
 	x.adoptLocal(spec.Local, ip)
 	x.assign(f)

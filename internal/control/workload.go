@@ -195,6 +195,18 @@ func declared(w *model.Workload, f *model.Fragment) []PortSpec {
 	return out
 }
 
+// sameDoor lets the sidecar listen at the program's own address and port, as
+// far as an ordinary user may: the program is in another network namespace, and
+// peers that were told its address (a headless service's, or by itself) find
+// the sidecar there.
+func sameDoor(ports []PortSpec, ip netip.Addr) {
+	for i := range ports {
+		if p := &ports[i]; !p.Listen.IsValid() && p.Port >= 1024 {
+			p.Listen = netip.AddrPortFrom(ip, p.Port)
+		}
+	}
+}
+
 // expose settles where each port is really reached.
 func expose(ports []PortSpec, w *model.Workload, ip netip.Addr) []model.Expose {
 	var out []model.Expose

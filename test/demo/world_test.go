@@ -60,6 +60,9 @@ func program(kind string) error {
 	case "client": // tells where its sidecar takes requests
 		fmt.Println("proxy " + os.Getenv("HTTP_PROXY"))
 		<-ctx.Done()
+	case "inside": // looks at the mesh from namespaces of its own
+		lookAround()
+		<-ctx.Done()
 	case "daemon": // leaves a process behind in a session of its own
 		c := exec.Command("setsid", "--fork", "sleep", "1000")
 		if err := c.Run(); err != nil {
@@ -188,7 +191,7 @@ func (w *world) replica(kind string, env []string, args ...string) *job {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	all := append([]string{"run", "--state", w.state, "--loops", "1"}, args...)
+	all := append([]string{"run", "--mode", "ports", "--state", w.state, "--loops", "1"}, args...)
 	return w.run(append(env, "TEST_PROGRAM="+kind), append(all, "--", self)...)
 }
 
