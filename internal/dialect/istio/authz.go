@@ -253,13 +253,40 @@ func (a *authz) method(path, v string) (string, bool) {
 
 func (a *authz) path(path, v string) (string, bool) {
 	if strings.Contains(v, "{*}") || strings.Contains(v, "{**}") {
-		a.r.Add(model.Error, model.Unsupported, path, "path templates ({*}, {**}) are not acted on yet")
-		return v, false
+		if why := badTemplate(v); why != "" {
+			a.r.Invalid(path, "%q is not a path template: %s", clip(v), why)
+			return v, false
+		}
+		return v, true
 	}
 	if v[0] != '/' && v[0] != '*' {
 		a.r.Doubtful(path, "%q can never match: paths begin with /", clip(v))
 	}
 	return a.pattern(path, v)
+}
+
+// badTemplate says why v, which has {*} or {**}, is no path template as Istio
+// defines them: an operator is a whole segment, {**} the last one, and no other
+// star or brace stands anywhere.
+func badTemplate(v string) string {
+	last := false
+	for _, seg := range strings.Split(v, "/") {
+		switch {
+		case seg == "{*}" || seg == "{**}":
+			if last {
+				return "{**} must be the last operator"
+			}
+			last = seg == "{**}"
+		case strings.Contains(seg, "{*}") || strings.Contains(seg, "{**}"):
+			return "{*} and {**} must be whole segments"
+		case strings.ContainsAny(seg, "*{}"):
+			return "only {*} and {**} may have stars and braces"
+		}
+	}
+	if v[0] != '/' {
+		return "it must begin with /"
+	}
+	return ""
 }
 
 // account completes "sa" to "ns/sa".
