@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -57,7 +58,11 @@ func NewMesh(o MeshOptions) (*Mesh, error) {
 	}
 	for _, p := range o.Paths {
 		if _, err := os.Stat(p); err != nil {
-			return nil, fmt.Errorf("configuration: %w", err)
+			var pe *fs.PathError
+			if errors.As(err, &pe) {
+				err = pe.Err
+			}
+			return nil, fmt.Errorf("configuration %s: %w; -f wants a directory (or a file) of YAML", p, err)
 		}
 	}
 	st, err := openState(o.State)
@@ -177,14 +182,21 @@ func (m *Mesh) greet() {
 	if m.state.old {
 		old = "state of an earlier run"
 	}
-	m.o.Log("the mesh is served: %d services, %d Deployments, %d Gateways from %s; %s in %s",
-		len(f.Services), templates, len(f.Gateways), strings.Join(m.o.Paths, ", "), old, m.o.State)
+	m.o.Log("the mesh is served: %s, %s, %s from %s; %s in %s", count(len(f.Services), "service"),
+		count(templates, "Deployment"), count(len(f.Gateways), "Gateway"), strings.Join(m.o.Paths, ", "), old, m.o.State)
 	if back > 0 {
-		m.o.Log("%d programs of the earlier run are expected back", back)
+		m.o.Log("of the earlier run %s may come back", count(back, "program"))
 	}
 	if len(f.Services)+templates+len(f.Gateways) == 0 {
 		m.o.Log("there is no service in %s yet; what is put there takes effect at once", strings.Join(m.o.Paths, ", "))
 	}
+}
+
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 // tell passes on notices that were not told before; one that went away is told

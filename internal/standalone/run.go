@@ -43,7 +43,9 @@ type Run struct {
 	Started func(*Replica)
 	// Grace is how long the program may take to end; 0: 10 s.
 	Grace time.Duration
-	Mode  Mode
+	// joined runs beside the sidecar from its start on, for gateways.
+	joined func(context.Context, *Replica)
+	Mode   Mode
 	// HostPorts are ports of this machine's own localhost that the program may
 	// reach at its localhost, where it has namespaces of its own.
 	HostPorts []uint16
@@ -106,7 +108,10 @@ func (r *Run) Do(ctx context.Context, ctl *api.Client) error {
 	kept := make(chan struct{})
 	go func() { defer close(kept); m.keep(keeping) }()
 	defer func() { stopKeeping(); <-kept }()
-	if err := waitReady(ctx, rep); err != nil {
+	if r.joined != nil {
+		go r.joined(keeping, rep)
+	}
+	if err := waitReady(ctx, rep, r.Spec.Gateway); err != nil {
 		return err
 	}
 	if len(r.Command) > 0 {
@@ -264,9 +269,11 @@ func first(s ...string) string {
 	return ""
 }
 
-// waitReady waits until the proxy has its configuration and certificate.
-func waitReady(ctx context.Context, rep *Replica) error {
+// waitReady waits until the proxy has its configuration and certificate; a
+// patient one for as long as it takes, since ports may be in use.
+func waitReady(ctx context.Context, rep *Replica, patient bool) error {
 	c := AdminClient(rep.Admin)
+	defer c.CloseIdleConnections()
 	limit := time.NewTimer(20 * time.Second)
 	defer limit.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -287,10 +294,28 @@ func waitReady(ctx context.Context, rep *Replica) error {
 		case <-rep.Proxy.Done():
 			return fmt.Errorf("the sidecar of %s did not start: %w", rep.Name, rep.Proxy.Err())
 		case <-limit.C:
+			if patient {
+				continue
+			}
 			return fmt.Errorf("the sidecar of %s is not ready after 20 s: %s", rep.Name, last)
 		case <-tick.C:
 		}
 	}
+}
+
+// adminPage reads a page of a proxy's admin server, whatever its status.
+func adminPage(ctx context.Context, c *http.Client, path string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://proxy"+path, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	return string(b), err
 }
 
 // AdminClient talks to a proxy's admin server on a unix socket.

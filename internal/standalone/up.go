@@ -119,7 +119,9 @@ func (g *Gateways) settle(ctx context.Context, want map[string]wanted) {
 			id := r.id
 			g.mu.Unlock()
 			if id != "" && g.Plane.SetPorts(id, g.specs(w.ports)) {
+				g.mu.Lock()
 				r.want.ports = w.ports
+				g.mu.Unlock()
 			}
 		}
 	}
@@ -143,18 +145,11 @@ func (g *Gateways) start(parent context.Context, w wanted) *gateway {
 			g.mu.Lock()
 			r.id = rep.ID
 			g.mu.Unlock()
-			for _, p := range rep.Ports {
-				g.Log("gateway %s: port %d is open at %s", rep.ID, p.Port, p.Listen)
-			}
-		}}
+		},
+		joined: func(ctx context.Context, rep *Replica) { g.report(ctx, r, rep) }}
 	go func() {
 		defer close(r.done)
 		for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
-			for _, p := range w.ports {
-				if err := g.Opening.Free(p); err != nil {
-					g.Log("%v", err)
-				}
-			}
 			if err := run.Do(ctx, g.Control); err != nil && ctx.Err() == nil {
 				g.Log("gateway %s/%s: %v; trying again in %s", w.namespace, w.name, err, wait)
 			}
@@ -167,13 +162,60 @@ func (g *Gateways) start(parent context.Context, w wanted) *gateway {
 	return r
 }
 
+// reportEvery is how often it is looked which ports of a gateway are open.
+const reportEvery = 300 * time.Millisecond
+
+// report tells which ports of a gateway are open and which cannot be, each
+// once and when it changes, until ctx ends.
+func (g *Gateways) report(ctx context.Context, r *gateway, rep *Replica) {
+	c := AdminClient(rep.Admin)
+	defer c.CloseIdleConnections()
+	told := map[uint16]string{}
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	for {
+		page, err := adminPage(ctx, c, "/listeners")
+		g.mu.Lock()
+		ports := r.want.ports
+		g.mu.Unlock()
+		for _, p := range ports {
+			at := g.Opening.At(p)
+			now := ""
+			switch {
+			case err != nil:
+			case strings.Contains(page, "::"+at.String()+" bound=true open=true"):
+				now = fmt.Sprintf("gateway %s: port %d is open at %s", rep.ID, p, at)
+			case strings.Contains(page, "::"+at.String()+" bound=true open=false"):
+				if err := g.Opening.Free(p); err != nil {
+					now = fmt.Sprintf("gateway %s: %v; it is opened when it is free", rep.ID, err)
+				}
+			}
+			if now != "" && now != told[p] {
+				told[p] = now
+				g.Log("%s", now)
+			}
+		}
+		for p := range told {
+			if !slices.Contains(ports, p) {
+				delete(told, p)
+				g.Log("gateway %s: port %d is closed: no Gateway names it any more", rep.ID, p)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
 // Free reports whether a Gateway's port can be opened now; the error says what
 // to do about it.
 func (o Opening) Free(port uint16) error {
 	at := o.At(port)
 	l, err := net.Listen("tcp", at.String())
 	if err != nil {
-		return fmt.Errorf("a Gateway's port %d cannot be opened at %s: %w; end what uses it, or open it elsewhere (--port %d=OTHER)", port, at, errors.Unwrap(err), port)
+		return fmt.Errorf("a Gateway's port %d cannot be opened at %s: %w (end what uses it, or open it elsewhere with --port %d=OTHER)", port, at, errors.Unwrap(err), port)
 	}
 	return l.Close()
 }
