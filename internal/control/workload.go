@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -196,13 +197,20 @@ func declared(w *model.Workload, f *model.Fragment) []PortSpec {
 }
 
 // sameDoor lets the sidecar listen at the program's own address and port, as
-// far as an ordinary user may: the program is in another network namespace, and
-// peers that were told its address (a headless service's, or by itself) find
-// the sidecar there.
+// far as an ordinary user may and nobody else does: the program is in another
+// network namespace, and peers that were told its address (a headless
+// service's, or by itself) find the sidecar there. Elsewhere the sidecar gets a
+// port of its own, and is found by those who ask for the service.
 func sameDoor(ports []PortSpec, ip netip.Addr) {
 	for i := range ports {
-		if p := &ports[i]; !p.Listen.IsValid() && p.Port >= 1024 {
-			p.Listen = netip.AddrPortFrom(ip, p.Port)
+		p := &ports[i]
+		if p.Listen.IsValid() || p.Port < 1024 {
+			continue
+		}
+		at := netip.AddrPortFrom(ip, p.Port)
+		if l, err := net.Listen("tcp", at.String()); err == nil { // a port that somebody has on every address is taken here too
+			_ = l.Close()
+			p.Listen = at
 		}
 	}
 }
