@@ -20,7 +20,7 @@ import (
 //	tulle-peer: name;namespace;canonical;revision;cluster
 //
 // Both are honoured there only, never sent elsewhere, and stripped from every
-// request before a route is looked at. What the two ends keep, one test per row (bridge_test.go):
+// request before a route is looked at. What the two ends keep, one test per row (test/wire/bridge_test.go):
 //
 //	what                    sender                        receiver
 //	version                 tulle-orig: 1.0 or 1.1        the head's version again; app sees HTTP/1.1

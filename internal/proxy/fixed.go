@@ -1,0 +1,76 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+)
+
+// Fixed is a proxy that is handed its configuration, by tests and tools,
+// instead of asking a control plane. Its methods may be called from anywhere.
+type Fixed struct {
+	p     *Proxy
+	ctx   context.Context
+	stop  context.CancelFunc
+	ended chan error
+}
+
+// NewFixed starts a proxy; Close ends it. What a Bootstrap says about the
+// control plane is not looked at.
+func NewFixed(boot *Bootstrap, log *slog.Logger) (*Fixed, error) {
+	p, err := newProxy(boot, log)
+	if err != nil {
+		return nil, err
+	}
+	f := &Fixed{p: p, ended: make(chan error, 1)}
+	f.ctx, f.stop = context.WithCancel(context.Background())
+	p.stop = f.stop
+	go func() { f.ended <- p.group.Run(f.ctx) }()
+	go p.tick(f.ctx)
+	return f, nil
+}
+
+// Publish puts a snapshot in force. One caller at a time.
+func (f *Fixed) Publish(s *conf.Snapshot) { f.p.publish(f.ctx, s) }
+
+// Addresses lists where it listens.
+func (f *Fixed) Addresses() []string { return f.p.sockets.Addresses() }
+
+// Cluster finds a cluster's handle; nil: there is none.
+func (f *Fixed) Cluster(name string) *cluster.Handle { return f.p.clusters.Get(name) }
+
+// Metrics are what a scrape would show.
+func (f *Fixed) Metrics() string {
+	var b bytes.Buffer
+	_ = f.p.telemetry.Expose(&b, loop.Nanotime()) // a buffer takes everything
+	return b.String()
+}
+
+// Connections counts what is open on all loops, of clients and to endpoints.
+func (f *Fixed) Connections() int {
+	n := 0
+	for _, l := range f.p.group.Loops() {
+		n += l.Conns()
+	}
+	return n
+}
+
+// Panics counts internal errors.
+func (f *Fixed) Panics() uint64 { return f.p.group.Panics() }
+
+// Drain lets requests end as at the end of a process.
+func (f *Fixed) Drain() { f.p.drain() }
+
+// Close ends it at once.
+func (f *Fixed) Close() error {
+	f.p.sockets.Close()
+	f.stop()
+	err := <-f.ended
+	f.p.clusters.Close()
+	f.p.telemetry.Close()
+	return err
+}
