@@ -1,16 +1,12 @@
 package cli
 
 import (
-	"encoding/json"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/internal/control"
 	"github.com/tulle-mesh/tulle/internal/explain"
-	"github.com/tulle-mesh/tulle/internal/model"
 )
 
 // explainCommand answers what would happen to a request.
@@ -61,7 +57,7 @@ Exit status 1: the request does not get through.`,
 				return err
 			}
 			compiled, notices := control.Compile(snap)
-			t.tell(notices, model.Warning)
+			t.tellSome(notices)
 			q.Method, q.URL = strings.ToUpper(args[0]), args[1]
 			a, err := explain.Explain(compiled, q)
 			if err != nil {
@@ -97,13 +93,5 @@ func (t *terminal) answer(a *explain.Answer, output string) error {
 	if output == "text" {
 		return a.Text(t.out)
 	}
-	b, err := json.MarshalIndent(a, "", "  ")
-	if err == nil && output == "yaml" {
-		b, err = yaml.JSONToYAML(b)
-	}
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(t.out, "%s\n", strings.TrimSuffix(string(b), "\n"))
-	return err
+	return t.print(a, output)
 }

@@ -33,3 +33,24 @@ func (t *terminal) tell(notices []model.Notice, least model.Severity) {
 		}
 	}
 }
+
+// most warnings that stand before an answer which they may have nothing to do
+// with.
+const mostWarnings = 10
+
+// tellSome prints every error, and the first warnings.
+func (t *terminal) tellSome(notices []model.Notice) {
+	t.tell(notices, model.Error)
+	warnings := 0
+	for _, n := range notices {
+		if n.Severity != model.Warning {
+			continue
+		}
+		if warnings++; warnings <= mostWarnings {
+			t.say("%s: %s", n.Severity, n)
+		}
+	}
+	if warnings > mostWarnings {
+		t.say("and %d more warnings: tulle translate tells all", warnings-mostWarnings)
+	}
+}
