@@ -41,6 +41,7 @@ func TestTrustWithdrawn(t *testing.T) {
 		if r, _ := c.response("GET"); r.StatusCode != 503 {
 			t.Errorf("the live request got %d", r.StatusCode)
 		}
+		eventually(t, "no old connection is left", func() bool { return m.Client.Connections() == 2 })
 		// TLS 1.3 tells a client after its handshake that it is refused: that is a
 		// failure to connect, safe to try again, and not a broken request.
 		r, b := again.say("GET / HTTP/1.1\r\nhost: a\r\n\r\n").response("GET")
