@@ -48,6 +48,7 @@ func (s *side) connection(r *run, l *conf.Listener, in *inflight) *hop {
 	c := match.Select(l, info(r, l, in), &w)
 	s.tell(&w, true)
 	if c == nil {
+		s.unserved(in)
 		r.a.Outcome = TLSError
 		if !in.tls && s.view.Client.Role != model.GatewayRole {
 			r.a.Outcome = NoListener
@@ -67,6 +68,29 @@ func (s *side) connection(r *run, l *conf.Listener, in *inflight) *hop {
 		return s.http(r, c, in)
 	}
 	return s.tcp(r, c)
+}
+
+// unserved says what stands behind a gateway port that takes no connection:
+// a client without TLS, or a server that cannot serve.
+func (s *side) unserved(in *inflight) {
+	if s.view.Client.Role != model.GatewayRole {
+		return
+	}
+	if !in.tls {
+		s.step("tls", "failed", "the client speaks plain text, and no server of this port takes it")
+		return
+	}
+	for _, b := range s.view.Broken {
+		if b.Port == in.destination.Port() && slices.ContainsFunc(b.Hosts, func(h string) bool { return covers(h, in.sni) }) {
+			s.stepAt("tls", "failed", b.Why+"; its hosts "+strings.Join(b.Hosts, ", ")+" are not served", b.Origin)
+		}
+	}
+}
+
+// covers reports whether a host pattern includes a server name.
+func covers(pattern, name string) bool {
+	rest, wild := strings.CutPrefix(pattern, "*")
+	return pattern == name || wild && strings.HasSuffix(name, rest)
 }
 
 // info is what the proxy would learn of a connection by looking at it.

@@ -134,5 +134,10 @@ func (r *run) gatewayListener(s *side, in *inflight) *conf.Listener {
 		open = strings.Join(ports, ", ")
 	}
 	s.step("listener", "no_match", fmt.Sprintf("the gateway does not listen on port %d; it listens on: %s", r.port, open))
+	for _, b := range s.view.Broken {
+		if slices.ContainsFunc(b.Hosts, func(h string) bool { return covers(h, r.host) }) {
+			s.stepAt("listener", "broken", b.Why+"; its hosts "+strings.Join(b.Hosts, ", ")+" are not served", b.Origin)
+		}
+	}
 	return nil
 }

@@ -299,6 +299,13 @@ func (s *scope) gatewaySite(gateway string, port uint16, tls bool, used *usage) 
 	return &site{m: s.m, who: s.who, reg: s.reg, gateway: gateway, port: port, tls: tls, used: used}
 }
 
+// requireTLS marks a host of a server that redirects to https.
+func requireTLS(v *model.VirtualHost, s *model.Server) {
+	if s.Redirect && !v.RequireTLS {
+		v.RequireTLS, v.Origin = true, s.Origin
+	}
+}
+
 // gatewayTable merges the route sets of all servers by host.
 func (s *scope) gatewayTable(name string, port uint16, servers []openServer, used *usage) *model.HTTPTable {
 	t := &model.HTTPTable{Name: name}
@@ -334,12 +341,12 @@ func (s *scope) gatewayTable(name string, port uint16, servers []openServer, use
 					done[k] = true
 					v.Routes = append(v.Routes, routes...)
 				}
-				v.RequireTLS = v.RequireTLS || sv.server.Redirect
+				requireTLS(v, sv.server)
 			}
 		}
 		if sv.server.Redirect {
 			for _, h := range sv.sni() {
-				get(h).RequireTLS = true
+				requireTLS(get(h), sv.server)
 			}
 		}
 	}

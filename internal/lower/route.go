@@ -69,6 +69,7 @@ func (l *Lowering) virtualHost(h *model.VirtualHost, domains []string, proxy boo
 		Name:                       h.Name,
 		Domains:                    domains,
 		IncludeRequestAttemptCount: h.IncludeAttempt,
+		Metadata:                   l.metadata(h.Origin),
 	}
 	if h.RequireTLS {
 		out.RequireTls = routepb.VirtualHost_ALL

@@ -1,6 +1,9 @@
 package model
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Namespace is a scope for names and policies.
 type Namespace struct {
@@ -116,6 +119,7 @@ type Workload struct {
 	Injection Injection // whether one will be, while MTLS is not set; link settles it
 	Gateway   bool      // runs tulle-proxy as a gateway
 	Expose    []Expose  // standalone, where sockets are not captured
+	Probe     *Probe    // templates: when a copy takes requests; nil: when it listens
 	Origin    Origin
 }
 
@@ -129,6 +133,22 @@ const (
 	InjectIfAsked                    // if the namespace asks for it (a Pod as users write it)
 	InjectUnlessNot                  // unless the namespace forbids it (a template; or it asks itself)
 )
+
+// Probe finds out whether a program takes requests: by an HTTP request whose
+// answer is below 400, by a command that succeeds, else by connecting.
+type Probe struct {
+	Path     string            // of a GET; empty: no HTTP
+	TLS      bool              // HTTP over TLS, the certificate is not checked
+	Headers  map[string]string // of the GET
+	Host     string            // to connect to; empty: the copy
+	Port     uint16            // 0 with Exec
+	Exec     []string          // command
+	Initial  time.Duration     // before the first probe
+	Period   time.Duration     // between two; 0: 10 s
+	Timeout  time.Duration     // of one; 0: 1 s
+	Failures uint32            // in a row that make it not ready; 0: 3
+	Success  uint32            // in a row that make it ready; 0: 1
+}
 
 // Expose says where a port of a standalone workload is really reached.
 type Expose struct {

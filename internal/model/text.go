@@ -221,6 +221,21 @@ func textWorkload(f *form, x *Workload) {
 		f.addrPort("listen", &x.Listen)
 		f.addrPort("app", &x.App)
 	})
+	one(f, "probe", &x.Probe, textProbe)
+}
+
+func textProbe(f *form, x *Probe) {
+	f.str("path", &x.Path)
+	f.flag("tls", &x.TLS)
+	f.labels("headers", &x.Headers)
+	f.str("host", &x.Host)
+	uintAttr(f, "port", &x.Port)
+	f.strs("exec", &x.Exec)
+	f.duration("initial", &x.Initial)
+	f.duration("period", &x.Period)
+	f.duration("timeout", &x.Timeout)
+	uintAttr(f, "failures", &x.Failures)
+	uintAttr(f, "success", &x.Success)
 }
 
 var algorithmNames = []string{"least-request", "round-robin", "random", "original-dst", "ring-hash", "maglev"}

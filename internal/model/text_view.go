@@ -159,7 +159,7 @@ func (t *viewText) table(h *HTTPTable) {
 				s += " " + f.word
 			}
 		}
-		t.line(1, Origin{}, "%s", s)
+		t.line(1, x.Origin, "%s", s)
 		for _, r := range x.Routes {
 			t.route(r)
 		}

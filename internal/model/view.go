@@ -119,6 +119,7 @@ type VirtualHost struct {
 	AllowAny       bool     // catch-all towards PassthroughCluster
 	BlackHole      bool
 	IncludeAttempt bool
+	Origin         Origin // of the server that wants RequireTLS; else zero
 }
 
 // Route is one settled HTTP rule: exactly one of Backends, Redirect, Direct.
