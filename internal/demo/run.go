@@ -97,10 +97,6 @@ func Run(ctx context.Context, m *standalone.Mesh, o Options) error {
 			Command: []string{o.Program, "demo-app", "--name", p.name, "--app-version", p.version, "--ledger", ledger},
 			Dir:     m.Scratch(), Proxy: o.Proxy, Loops: 1, Mode: mode, Env: env, Stdout: o.Out, Stderr: o.Out, ProxyOut: o.ProxyOut,
 			Started: func(rep *standalone.Replica) { started <- rep },
-			Probe:   &standalone.Probe{HTTPPath: "/ready", Port: 8080, Period: time.Second},
-		}
-		if p.name == "ledger" {
-			r.Probe = nil
 		}
 		wg.Go(func() {
 			if err := r.Do(ctx, m.Client()); err != nil && ctx.Err() == nil {
@@ -150,16 +146,12 @@ func withoutProxies(env []string) []string {
 	})
 }
 
-// open waits until the gateway answers through the whole chain.
+// open waits until every program answers through the whole chain.
 func (s *Shop) open(ctx context.Context) error {
-	last := "nothing listens there"
+	var err error
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
-		if a, err := s.want(ctx, "/api/orders", "", ""); err != nil {
-			last = err.Error()
-		} else if len(a.Calls) == 2 && a.Calls[0].Status == 200 && a.Calls[1].Status == 200 {
+		if err = s.allAnswer(ctx); err == nil {
 			return nil
-		} else {
-			last = fmt.Sprintf("orders answers, but its calls do not: %+v", a.Calls)
 		}
 		select {
 		case <-ctx.Done():
@@ -167,7 +159,32 @@ func (s *Shop) open(ctx context.Context) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	return fmt.Errorf("the shop does not open: %s", last)
+	return fmt.Errorf("the shop does not open: %w", err)
+}
+
+// allAnswer asks every program once; of the canary both sides.
+func (s *Shop) allAnswer(ctx context.Context) error {
+	for _, path := range []string{"/api/orders", "/api/products"} {
+		a, err := s.want(ctx, path, "", "")
+		if err != nil {
+			return err
+		}
+		for _, c := range a.Calls {
+			if c.Status != 200 {
+				return fmt.Errorf("%s answers, but its calls do not: %+v", a.Service, a.Calls)
+			}
+		}
+	}
+	if _, err := s.want(ctx, "/api/reviews", "x-gray", "true"); err != nil {
+		return err
+	}
+	for range 100 { // nine in ten are v1
+		a, err := s.want(ctx, "/api/reviews", "", "")
+		if err != nil || a.Version == "v1" {
+			return err
+		}
+	}
+	return errors.New("reviews v1 never answers")
 }
 
 // check does every story and prints a line each.

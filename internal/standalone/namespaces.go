@@ -160,7 +160,10 @@ func namespaces(foreground bool) (*syscall.SysProcAttr, error) {
 	if a.GidMappings, err = sameMap("/proc/self/gid_map"); err != nil {
 		return nil, err
 	}
-	a.GidMappingsEnableSetgroups = true
+	// Where we may not set groups ourselves, nobody inside may.
+	if b, err := os.ReadFile("/proc/self/setgroups"); err == nil {
+		a.GidMappingsEnableSetgroups = strings.TrimSpace(string(b)) == "allow"
+	}
 	return a, nil
 }
 
