@@ -29,7 +29,8 @@ type upconn struct {
 	retired bool // takes no more requests
 	over    bool
 	cancel  func() // of a handshake under way
-	timer   loop.Timer
+	timer   loop.Timer // of the attempt to connect, then of idleness
+	onIdle  func()
 	age     loop.Timer // until it takes no more requests
 	expiry  loop.Timer // until it is cut
 }
@@ -206,7 +207,10 @@ func (u *upconn) armIdle() {
 		d = time.Hour
 	}
 	if d > 0 {
-		u.g.p.loop.Arm(&u.timer, d, u.close)
+		if u.onIdle == nil {
+			u.onIdle = u.close // made once: each request ends with it
+		}
+		u.g.p.loop.Arm(&u.timer, d, u.onIdle)
 	}
 }
 
