@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,7 @@ func runCommand(t *terminal) *cobra.Command {
 	var labels []string
 	var ports []uint
 	var state string
+	var listenOn string
 	var proxyLog bool
 	var hostPorts []string
 	c := &cobra.Command{
@@ -28,9 +30,12 @@ func runCommand(t *terminal) *cobra.Command {
 		Long: `Start a program as a replica in the mesh, with a sidecar beside it. Labels,
 identity and ports come from the Deployment (or Service) of that name.
 
-The program should listen on $HOST:$PORT (or on every address), and is given
-HTTP_PROXY, through which it reaches services by their names. In its arguments
-{{tulle.addr HOST PORT}} stands for the local address of any service, TCP too.
+The program should listen on $HOST:$PORT (or on every address; --listen-on names
+another). It gets requests when the Deployment's readiness probe succeeds, or
+else when its port accepts. Where it has no namespaces of its own, it is given
+HTTP_PROXY, through which it reaches services by their names, and in its
+arguments {{tulle.addr HOST PORT}} stands for the local address of any service,
+TCP too.
 
 When the program ends, so does the sidecar; Ctrl-C ends both, and everything
 that the program has started.`,
@@ -38,21 +43,8 @@ that the program has started.`,
 			"  tulle run -n shop --deployment api -- psql -h '{{tulle.addr ledger 5432}}'",
 		Args: needArgs(cobra.MinimumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			for _, l := range labels {
-				k, v, ok := strings.Cut(l, "=")
-				if !ok || k == "" {
-					return usagef("--label %s: want KEY=VALUE", l)
-				}
-				if r.Spec.Labels == nil {
-					r.Spec.Labels = map[string]string{}
-				}
-				r.Spec.Labels[k] = v
-			}
-			for _, p := range ports {
-				if p == 0 || p > 65535 {
-					return usagef("--port %d: want 1 to 65535", p)
-				}
-				r.Spec.Ports = append(r.Spec.Ports, control.PortSpec{Port: uint16(p)})
+			if err := placeFlags(&r.Spec, labels, ports, listenOn); err != nil {
+				return err
 			}
 			if r.Proxy == "" {
 				p, err := findProxy()
@@ -102,6 +94,7 @@ that the program has started.`,
 	f.StringArrayVar(&labels, "label", nil, "another label, KEY=VALUE; may be repeated")
 	f.StringVar(&r.Spec.Account, "service-account", "", "identity (default: the Deployment's)")
 	f.UintSliceVar(&ports, "port", nil, "port that the program listens on (default: the Deployment's)")
+	f.StringVar(&listenOn, "listen-on", "", "address that the program listens on, as 127.0.0.1, if not $HOST nor every address")
 	f.StringVar(&state, "state", stateHome(), "state directory of the mesh")
 	f.StringVar(&r.Proxy, "proxy", "", "the tulle-proxy program (default: beside this one, then in PATH)")
 	f.IntVar(&r.Loops, "loops", 0, "event loops of the sidecar")
@@ -109,4 +102,32 @@ that the program has started.`,
 	f.StringSliceVar(&hostPorts, "host-port", nil, "port of this machine's localhost that the program may reach at its own localhost (mode namespaces)")
 	f.BoolVar(&proxyLog, "proxy-log", true, "print the sidecar's messages and access log on stderr")
 	return c
+}
+
+// placeFlags puts what the flags say about the replica into spec.
+func placeFlags(spec *control.WorkloadSpec, labels []string, ports []uint, listenOn string) error {
+	for _, l := range labels {
+		k, v, ok := strings.Cut(l, "=")
+		if !ok || k == "" {
+			return usagef("--label %s: want KEY=VALUE", l)
+		}
+		if spec.Labels == nil {
+			spec.Labels = map[string]string{}
+		}
+		spec.Labels[k] = v
+	}
+	for _, p := range ports {
+		if p == 0 || p > 65535 {
+			return usagef("--port %d: want 1 to 65535", p)
+		}
+		spec.Ports = append(spec.Ports, control.PortSpec{Port: uint16(p)})
+	}
+	if listenOn != "" {
+		a, err := netip.ParseAddr(listenOn)
+		if err != nil {
+			return usagef("--listen-on %s: want an IP address", listenOn)
+		}
+		spec.ListenOn = a
+	}
+	return nil
 }

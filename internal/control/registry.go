@@ -245,7 +245,7 @@ func (x *registered) registration(token string) *Registration {
 	out := &Registration{
 		ID: x.key, Namespace: w.Namespace, Name: w.Name, Account: w.Account, Identity: x.id.String(),
 		Labels: w.Labels, Gateway: w.Gateway, IP: netip.MustParseAddr(w.Address), Token: token,
-		HTTPProxy: x.proxy, Local: x.local, lease: x.lease,
+		HTTPProxy: x.proxy, Local: x.local, Probe: w.Probe, lease: x.lease,
 	}
 	names := map[uint16]string{}
 	for n, p := range w.Ports {

@@ -21,7 +21,8 @@ type WorkloadSpec struct {
 	Service    string            `json:"service,omitempty"`    // its selector is taken as labels
 	Labels     map[string]string `json:"labels,omitempty"`     // win over the Deployment's
 	Account    string            `json:"serviceAccount,omitempty"`
-	Ports      []PortSpec        `json:"ports,omitempty"` // empty: those of the Deployment or the Service
+	Ports      []PortSpec        `json:"ports,omitempty"`   // empty: those of the Deployment or the Service
+	ListenOn   netip.Addr        `json:"listenOn,omitzero"` // where the program listens; absent or 0.0.0.0: the workload's own address
 	Gateway    bool              `json:"gateway,omitempty"`
 	Redirected bool              `json:"redirected,omitempty"` // its connections are captured; else it gets a socket per dependency
 	Locality   string            `json:"locality,omitempty"`   // region/zone/subzone
@@ -57,6 +58,7 @@ type Registration struct {
 	IP        netip.Addr        `json:"ip"`    // a loopback address of its own
 	Token     string            `json:"token"` // the bearer token of its proxy, for xDS and the CA; lives as long as the registration
 	Ports     []PortSpec        `json:"ports,omitempty"`
+	Probe     *model.Probe      `json:"probe,omitempty"`    // the Deployment's readiness probe
 	HTTPProxy netip.AddrPort    `json:"httpProxy,omitzero"` // not when Redirected
 	// Local are the sockets of its dependencies by "host:port", host being the
 	// service's full name; not when Redirected. It grows when services come.
@@ -125,7 +127,7 @@ func (s *WorkloadSpec) describe(f *model.Fragment) (*model.Workload, error) {
 			return nil, fmt.Errorf("there is no Deployment %s/%s", s.Namespace, s.Deployment)
 		}
 		d := f.Workloads[i]
-		w.Owner, w.Locality = d.Name, d.Locality
+		w.Owner, w.Locality, w.Probe = d.Name, d.Locality, d.Probe
 		w.Account = cmp.Or(w.Account, d.Account)
 		maps.Copy(w.Ports, d.Ports)
 		inherit(d.Labels)
@@ -159,6 +161,14 @@ func (s *WorkloadSpec) describe(f *model.Fragment) (*model.Workload, error) {
 	}
 	if len(s.Ports) == 0 {
 		s.Ports = declared(w, f)
+	}
+	if on := s.ListenOn; on.IsValid() && !on.IsUnspecified() {
+		s.Ports = slices.Clone(s.Ports)
+		for i := range s.Ports {
+			if p := &s.Ports[i]; !p.App.IsValid() {
+				p.App = netip.AddrPortFrom(on.Unmap(), p.Port)
+			}
+		}
 	}
 	return w, nil
 }

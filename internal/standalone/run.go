@@ -21,17 +21,18 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/api"
 	"github.com/tulle-mesh/tulle/internal/control"
+	"github.com/tulle-mesh/tulle/internal/model"
 )
 
 // Run says what to start and where.
 type Run struct {
 	Spec    control.WorkloadSpec
-	Command []string // may hold {{tulle.addr HOST PORT}}; empty: the sidecar alone (gateways)
-	Dir     string   // scratch of this mesh: sockets, bootstrap files
-	Proxy   string   // path of tulle-proxy
-	Loops   int      // event loops of the proxy; 0: its default
-	Probe   *Probe   // readiness; nil: the program is ready when its first port accepts
-	Env     []string // the program's environment before ours
+	Command []string     // may hold {{tulle.addr HOST PORT}}; empty: the sidecar alone (gateways)
+	Dir     string       // scratch of this mesh: sockets, bootstrap files
+	Proxy   string       // path of tulle-proxy
+	Loops   int          // event loops of the proxy; 0: its default
+	Probe   *model.Probe // readiness; nil: the Deployment's, else the program is ready when its first port accepts
+	Env     []string     // the program's environment before ours
 	Stdin   io.Reader
 	Stdout  io.Writer
 	Stderr  io.Writer
@@ -385,33 +386,4 @@ func environment(rep *Replica) []string {
 		env = append(env, "HTTP_PROXY="+p, "http_proxy="+p, "HTTPS_PROXY="+p, "https_proxy="+p, "NO_PROXY="+none, "no_proxy="+none)
 	}
 	return env
-}
-
-// announce tells the control plane when the program takes requests.
-func (r *Run) announce(ctx context.Context, m *member, rep *Replica) {
-	tell := func(ready bool) {
-		if err := m.setReady(ctx, ready); err != nil && ctx.Err() == nil {
-			r.say("%s: readiness: %v", rep.Name, err)
-		}
-	}
-	p := r.Probe
-	if rep.App == nil || p == nil && len(rep.Ports) == 0 {
-		tell(true)
-		return
-	}
-	if p == nil {
-		p = &Probe{Port: rep.Ports[0].Port, Period: time.Second}
-	}
-	app := netip.AddrPortFrom(rep.IP, p.Port)
-	for _, e := range rep.Ports {
-		if e.Port == p.Port {
-			app = e.App
-		}
-	}
-	if rep.place != nil {
-		inside := *p
-		inside.dial = rep.place.dial
-		p = &inside
-	}
-	p.watch(ctx, app, tell)
 }

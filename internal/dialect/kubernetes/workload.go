@@ -80,6 +80,7 @@ func owner(p *corev1.Pod) string {
 func (in *input) template(r *dialect.Report, t *corev1.PodTemplateSpec) {
 	w := in.workload(r, "spec.template.spec", t.Labels, t.Annotations, &t.Spec)
 	w.Template, w.Owner, w.Ready = true, r.Object.Name, true
+	w.Probe = probe(&t.Spec)
 	w.Injection = in.injection(w, t.Annotations, &t.Spec, model.InjectUnlessNot)
 	in.out.Workloads = append(in.out.Workloads, w)
 }
