@@ -106,6 +106,7 @@ func fields(r result) map[string]string {
 			for _, l := range lines {
 				vs = append(vs, fmt.Sprint(l[k]))
 			}
+			slices.Sort(vs) // attempts may meet different loops, whose lines have no order
 			if k != "key" {
 				out["log of "+workload+" "+k] = strings.Join(vs, " | ")
 			}
