@@ -45,7 +45,11 @@ func (r *run) reachable(s *side, to *hop) {
 		h := s.clusters.Get(c.Name)
 		switch {
 		case h == nil:
-			s.stepAt("cluster", "no_match", c.Name+" is not in the mesh: no service has this host, port and subset", s.origin(c.Origin))
+			o := s.origin(c.Origin)
+			if o.Kind == "" {
+				o = to.origin
+			}
+			s.stepAt("cluster", "no_match", c.Name+" is not in the mesh: "+missing(s.view, c.Name), o)
 			last = telemetry.NoCluster(0)
 		case h.Conf().Type != conf.ClusterOriginalDst && available(h) == 0 && r.template(s, h.Conf()) == nil:
 			s.stepAt("endpoint", "no_healthy", fmt.Sprintf("%s has no endpoint that may be picked: %s", c.Name, whichEndpoints(s, c.Name)), s.origin(lastOf(h.Conf().Origin)))
@@ -63,6 +67,42 @@ func (r *run) reachable(s *side, to *hop) {
 			r.a.Status = last.Status
 		}
 	}
+}
+
+// missing says which part of a cluster's name leads nowhere: the host, the
+// port, or the subset.
+func missing(v *model.View, name string) string {
+	parts := strings.Split(name, "|")
+	if len(parts) != 4 {
+		return "no service is meant by this name"
+	}
+	port, subset, host := parts[1], parts[2], parts[3]
+	var svc *model.Service
+	var ports, subsets []string
+	for _, c := range v.Clusters {
+		if c.Service == nil || c.Service.Host != host {
+			continue
+		}
+		svc = c.Service
+		if n := fmt.Sprint(c.Port.Number); !slices.Contains(ports, n) {
+			ports = append(ports, n)
+		}
+		if fmt.Sprint(c.Port.Number) == port && c.Subset != "" {
+			subsets = append(subsets, c.Subset)
+		}
+	}
+	caller := v.Client.Namespace
+	switch {
+	case svc == nil && v.Client.Role == model.Sidecar:
+		return fmt.Sprintf("there is no service %s that namespace %s may see", host, caller)
+	case svc == nil:
+		return fmt.Sprintf("no service that namespace %s may see has host %s and port %s", caller, host, port)
+	case !slices.Contains(ports, port):
+		return fmt.Sprintf("%s has no port %s; it has %s", host, port, strings.Join(ports, ", "))
+	case len(subsets) == 0:
+		return fmt.Sprintf("no DestinationRule that namespace %s uses for %s defines subset %s, or any", caller, host, subset)
+	}
+	return fmt.Sprintf("no DestinationRule that namespace %s uses for %s defines subset %s; there are %s", caller, host, subset, strings.Join(subsets, ", "))
 }
 
 func weighty(cs []conf.WeightedCluster) int {

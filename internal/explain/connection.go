@@ -38,6 +38,7 @@ func (in *inflight) speaks() string {
 type hop struct {
 	clusters []conf.WeightedCluster
 	http     bool
+	origin   model.Origin // of the rule that sends it there
 }
 
 // connection runs a listener for a connection: filter chain, TLS, network
@@ -185,5 +186,5 @@ func (s *side) tcp(r *run, c *conf.Chain) *hop {
 		r.a.Outcome = BlackHole
 		return nil
 	}
-	return &hop{clusters: c.TCP.Clusters}
+	return &hop{clusters: c.TCP.Clusters, origin: s.origin(c.Origin)}
 }

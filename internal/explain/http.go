@@ -266,7 +266,7 @@ func (q *request) forward(f *conf.Forward) *hop {
 		return nil
 	}
 	q.note(f)
-	return &hop{clusters: clusters, http: true}
+	return &hop{clusters: clusters, http: true, origin: q.routeOrigin()}
 }
 
 // note keeps what leaves this proxy.

@@ -14,6 +14,15 @@ import (
 // sidecarListener finds where a captured connection of the caller arrives.
 func (r *run) sidecarListener(s *side, in *inflight) *conf.Listener {
 	addr, text := r.address(s)
+	if svc := service(s.view, r.host); svc != nil {
+		var ports []string
+		for _, p := range svc.Ports {
+			ports = append(ports, fmt.Sprint(p.Number))
+		}
+		if !slices.Contains(ports, fmt.Sprint(r.port)) {
+			text += fmt.Sprintf("; it has no port %d, it has %s", r.port, strings.Join(ports, ", "))
+		}
+	}
 	in.destination = netip.AddrPortFrom(addr, r.port)
 	s.step("destination", "found", text)
 	v := s.snap.Listeners["virtualOutbound"]
