@@ -138,16 +138,6 @@ func (c *conn) rest() (string, error) {
 	return string(b), err
 }
 
-// read reads so many bytes.
-func (c *conn) read(n int) string {
-	c.t.Helper()
-	b := make([]byte, n)
-	if k, err := io.ReadFull(c.in, b); err != nil {
-		c.t.Fatalf("after %q: %v", b[:k], err)
-	}
-	return string(b)
-}
-
 // response reads a whole response to a method.
 func (c *conn) response(method string) (*http.Response, string) {
 	c.t.Helper()

@@ -328,7 +328,8 @@ func bound(kind int, a netip.AddrPort) (int, error) {
 	}
 	host := a.Addr().Unmap()
 	any4 := host.Is4() && host.IsUnspecified()
-	family, sa, both := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(a.Port())}), false
+	family, both := unix.AF_INET, false
+	var sa unix.Sockaddr
 	switch {
 	case any4 && kind == unix.SOCK_STREAM && hasIPv6():
 		family, sa, both = unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port())}, true
