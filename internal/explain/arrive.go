@@ -35,6 +35,22 @@ func (r *run) arrive(s *side, to *hop) error {
 	return nil
 }
 
+// passed runs the destination's side of a call that the caller's proxy lets
+// through to an address which is a workload's own: as plain text, whatever the
+// workload asks for.
+func (r *run) passed(s *side, to netip.AddrPort) error {
+	if r.a.Outcome != Passthrough {
+		return nil
+	}
+	for _, w := range r.c.Fragment.Workloads {
+		if a, err := netip.ParseAddr(w.Address); err == nil && a.Unmap() == to.Addr() {
+			s.step("tls", "chosen", fmt.Sprintf("%s is the address of workload %s/%s, and what is passed through is left as it is: plain text", to.Addr(), w.Namespace, w.Name))
+			return r.inbound(s, &target{workload: w, addr: to, cluster: &conf.Cluster{Name: "PassthroughCluster"}}, r.a.Request.Path != "")
+		}
+	}
+	return nil
+}
+
 // reachable tells of clusters that are missing or empty; when all are, that is
 // what the client sees.
 func (r *run) reachable(s *side, to *hop) {

@@ -222,7 +222,7 @@ func (r *run) start(s *side) error {
 	r.a.Listener = listener.Name
 	to := s.connection(r, listener, &in)
 	if to == nil {
-		return nil
+		return r.passed(s, in.destination)
 	}
 	return r.arrive(s, to)
 }
