@@ -123,7 +123,7 @@ func TestBadInput(t *testing.T) {
 	c := &http.Client{Transport: &http.Transport{Proxy: nil}, Timeout: 10 * time.Second}
 	u := "http://127.0.0.1:" + w.port + "/"
 	until(t, "the way", func() error { _, err := get(c, u); return err })
-	l := startLoad(t, 2, c, u)
+	l := startLoad(t, 2, asks(c, u))
 	for _, in := range inputs {
 		before := up.count(in.want...)
 		w.write("bad.yaml", in.text)

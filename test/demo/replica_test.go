@@ -60,13 +60,13 @@ func TestReplicas(t *testing.T) {
 	caller.wait("caller-1 runs as")
 	w.workloads("shop/caller-1 ready", "shop/echo-1 ready", "shop/echo-2 ready")
 	until(t, "the way", func() error { _, err := get(c, "http://echo/"); return err })
-	l := startLoad(t, 4, c, "http://echo/")
+	l := startLoad(t, 4, asks(c, "http://echo/"))
 	share := func(name string, more int) {
 		t.Helper()
 		want := l.answers(name) + more
 		until(t, "answers of "+name, func() error {
 			if l.failed.Load() > 0 {
-				return fmt.Errorf("failed: %v", l.first.Load())
+				return fmt.Errorf("failed: %s", l.why())
 			}
 			if l.answers(name) < want {
 				return errNotYet
@@ -96,7 +96,7 @@ func TestReplicas(t *testing.T) {
 		}
 		return nil
 	})
-	l = startLoad(t, 4, c, "http://echo/")
+	l = startLoad(t, 4, asks(c, "http://echo/"))
 	share("two echo-2", 200)
 	l.verify(t)
 }

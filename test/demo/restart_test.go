@@ -15,7 +15,7 @@ func TestRestart(t *testing.T) {
 	server := w.replica("echo", []string{"TEST_NAME=one"}, "-n", "shop", "--deployment", "echo")
 	c, caller := w.client("-n", "shop", "--deployment", "caller")
 	until(t, "the way", func() error { _, err := get(c, "http://echo/"); return err })
-	l := startLoad(t, 4, c, "http://echo/")
+	l := startLoad(t, 4, asks(c, "http://echo/"))
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
 		l.more(t, 200)
 		before := server.count("the control plane is back")

@@ -341,7 +341,16 @@ func (j *job) waitNth(nth int, words ...string) string {
 
 // get is the body of an answer with status 200.
 func get(c *http.Client, u string) (string, error) {
-	resp, err := c.Get(u)
+	req, err := http.NewRequest(http.MethodGet, u, nil)
+	if err != nil {
+		return "", err
+	}
+	return fetch(c, req)
+}
+
+// fetch is get for any request.
+func fetch(c *http.Client, req *http.Request) (string, error) {
+	resp, err := c.Do(req)
 	if err != nil {
 		return "", err
 	}
@@ -351,6 +360,11 @@ func get(c *http.Client, u string) (string, error) {
 		err = fmt.Errorf("%s: %s", resp.Status, b)
 	}
 	return string(b), err
+}
+
+// asks is a load's request.
+func asks(c *http.Client, u string) func() (string, error) {
+	return func() (string, error) { return get(c, u) }
 }
 
 // until waits for a condition, which says what is missing.
@@ -368,13 +382,13 @@ func until(t *testing.T, what string, cond func() error) {
 // load sends requests until stopped and counts.
 type load struct {
 	sent, failed atomic.Int64
-	first        atomic.Value // error
+	first        atomic.Pointer[string]
 	mu           sync.Mutex
 	by           map[string]int // answers by body
 	stop         func()
 }
 
-func startLoad(t *testing.T, workers int, c *http.Client, u string) *load {
+func startLoad(t *testing.T, workers int, get func() (string, error)) *load {
 	l := &load{by: map[string]int{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -383,11 +397,12 @@ func startLoad(t *testing.T, workers int, c *http.Client, u string) *load {
 	for range workers {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				body, err := get(c, u)
+				body, err := get()
 				l.sent.Add(1)
 				if err != nil {
 					l.failed.Add(1)
-					l.first.CompareAndSwap(nil, err)
+					text := err.Error()
+					l.first.CompareAndSwap(nil, &text)
 					continue
 				}
 				l.mu.Lock()
@@ -397,6 +412,14 @@ func startLoad(t *testing.T, workers int, c *http.Client, u string) *load {
 		})
 	}
 	return l
+}
+
+// why the first failure.
+func (l *load) why() string {
+	if p := l.first.Load(); p != nil {
+		return *p
+	}
+	return "none"
 }
 
 // answers by body so far.
@@ -423,7 +446,7 @@ func (l *load) verify(t *testing.T) {
 	t.Helper()
 	l.stop()
 	if n := l.failed.Load(); n > 0 || l.sent.Load() == 0 {
-		t.Errorf("%d of %d requests failed; first: %v", n, l.sent.Load(), l.first.Load())
+		t.Errorf("%d of %d requests failed; first: %s", n, l.sent.Load(), l.why())
 	}
 }
 
