@@ -32,6 +32,10 @@ type place struct {
 	sockets *fds.Client
 	events  chan agent.Event
 	refused func(what []string)
+
+	mu      sync.Mutex
+	last    int              // number of the last errand
+	errands map[int]chan int // by number: where its status goes
 }
 
 // placeOptions say what the place is for.
@@ -84,7 +88,6 @@ func (p *place) enter(ctx context.Context, o *placeOptions, args []string) error
 		return fmt.Errorf("control socket: %w", err)
 	}
 	theirs := os.NewFile(uintptr(pair[1]), "control")
-	defer theirs.Close()
 	_ = unix.SetNonblock(pair[0], true) // so that reading ends with Close
 	p.control = os.NewFile(uintptr(pair[0]), "control")
 	for _, a := range addressesOf(o.Address) {
@@ -96,6 +99,7 @@ func (p *place) enter(ctx context.Context, o *placeOptions, args []string) error
 		p.agent, err = Start(Command{Args: append(args, o.Command...), Env: o.Env, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr,
 			Attr: attr, Files: []*os.File{theirs}, Foreground: o.Foreground})
 	}
+	_ = theirs.Close() // so that reading ours ends with the agent
 	if err != nil {
 		_ = p.control.Close()
 		return fmt.Errorf("namespaces: %w", err)
@@ -201,12 +205,79 @@ func (p *place) follow() {
 		if len(e.Refused) > 0 && p.refused != nil {
 			p.refused(e.Refused)
 		}
+		if e.Ran != 0 {
+			p.ended(e.Ran, e.Status)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, c := range p.errands {
+		delete(p.errands, id)
+		close(c)
+	}
+	p.last = -1 // no more
+}
+
+func (p *place) ended(id, status int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.errands[id]; c != nil {
+		delete(p.errands, id)
+		c <- status
+	}
+}
+
+// order tells the agent something.
+func (p *place) order(o agent.Order) error {
+	b, err := json.Marshal(o)
+	if err == nil {
+		_, err = p.control.Write(append(b, '\n'))
+	}
+	return err
+}
+
+// run runs a command beside the program, with its environment and rights, and
+// waits for its end; when ctx ends first it is killed. The program must have
+// been started.
+func (p *place) run(ctx context.Context, args ...string) error {
+	status := make(chan int, 1)
+	p.mu.Lock()
+	if p.last < 0 {
+		p.mu.Unlock()
+		return errors.New("the program has ended")
+	}
+	p.last++
+	id := p.last
+	if p.errands == nil {
+		p.errands = map[int]chan int{}
+	}
+	p.errands[id] = status
+	err := p.order(agent.Order{Run: &agent.Errand{ID: id, Args: args}})
+	p.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	select {
+	case n, ok := <-status:
+		switch {
+		case !ok:
+			return errors.New("the program has ended")
+		case n != 0:
+			return fmt.Errorf("exit status %d", n)
+		}
+		return nil
+	case <-ctx.Done():
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.errands, id)
+		_ = p.order(agent.Order{Kill: id})
+		return ctx.Err()
 	}
 }
 
 // start lets the program begin.
 func (p *place) start() error {
-	if _, err := p.control.WriteString("start\n"); err != nil {
+	if err := p.order(agent.Order{Start: true}); err != nil {
 		return fmt.Errorf("start the program: %w", err)
 	}
 	return nil

@@ -13,16 +13,32 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/agent/fds"
 	"github.com/tulle-mesh/tulle/internal/redirect"
 )
 
 // ControlFD is the descriptor of the socket to tulle run: the agent sends
-// Events as lines of JSON; a line "start" is the word to start the program.
-// When the other end is closed, everything ends.
+// Events and gets Orders, both as lines of JSON. When the other end is closed,
+// everything ends.
 const ControlFD = 3
+
+// Order is a line that the agent gets; one field is set.
+type Order struct {
+	Start bool    `json:"start,omitempty"` // the program may begin
+	Run   *Errand `json:"run,omitempty"`   // another command, beside the program
+	Kill  int     `json:"kill,omitempty"`  // the errand with that number
+}
+
+// Errand is a command that runs beside the program, with its environment and
+// its rights; what it prints is dropped.
+type Errand struct {
+	ID   int      `json:"id"` // not 0
+	Args []string `json:"args"`
+}
+
+// maxErrands run at a time; further ones fail.
+const maxErrands = 16
 
 // Event is a line that the agent sends.
 type Event struct {
@@ -30,6 +46,8 @@ type Event struct {
 	Failed  string   `json:"failed,omitempty"`  // why it could not be made
 	Started int      `json:"started,omitempty"` // the program's process id inside
 	Refused []string `json:"refused,omitempty"` // what the mesh does not carry, as "UDP to 8.8.8.8:123"
+	Ran     int      `json:"ran,omitempty"`     // the errand with that number has ended
+	Status  int      `json:"status,omitempty"`  // of Ran, as shells tell it
 }
 
 // settings are the flags.
@@ -119,11 +137,11 @@ func (s *settings) run() (int, error) {
 	served := make(chan error, 1)
 	go func() { served <- fds.Serve(l) }()
 	control.send(Event{Ready: true})
-	words := control.words()
-	if word, ok := <-words; !ok || word != "start" {
+	orders := control.orders()
+	if o, ok := <-orders; !ok || !o.Start {
 		return 1, nil // nobody wants it any more
 	}
-	return s.program(control, words)
+	return s.program(control, orders)
 }
 
 // prepare makes the place. Its errors say which piece the kernel denies.
@@ -169,20 +187,18 @@ func (c *control) send(e Event) {
 	_, _ = c.f.Write(append(b, '\n')) // when nobody hears it, the other side says so
 }
 
-// words are the lines that come; closed at the end.
-func (c *control) words() <-chan string {
-	out := make(chan string)
+// orders are those that come; closed at the end.
+func (c *control) orders() <-chan Order {
+	out := make(chan Order)
 	go func() {
 		defer close(out)
-		b := make([]byte, 256)
+		in := json.NewDecoder(c.f)
 		for {
-			n, err := c.f.Read(b)
-			if err != nil {
+			var o Order
+			if in.Decode(&o) != nil {
 				return
 			}
-			for _, w := range strings.Fields(string(b[:n])) {
-				out <- w
-			}
+			out <- o
 		}
 	}()
 	return out

@@ -28,16 +28,16 @@ const watchRefused = 2 * time.Second
 // program starts the program, passes signals on, buries orphans, and returns
 // the program's exit status as shells tell it. What the program leaves behind
 // ends with us: we are the first process of the namespace.
-func (s *settings) program(c *control, words <-chan string) (int, error) {
+func (s *settings) program(c *control, orders <-chan Order) (int, error) {
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
-	pid, err := syscall.ForkExec("/proc/self/exe", append([]string{"tulle-proxy", "agent", execWord}, s.command...),
-		&syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
+	pid, err := begin(s.command, []uintptr{0, 1, 2})
 	if err != nil {
 		return 1, fmt.Errorf("start %s: %w", s.command[0], err)
 	}
 	c.send(Event{Started: pid})
 	told := map[redirect.Refusal]bool{}
+	errands := map[int]int{} // process id -> number
 	tick := time.NewTicker(watchRefused)
 	defer tick.Stop()
 	for {
@@ -47,18 +47,56 @@ func (s *settings) program(c *control, words <-chan string) (int, error) {
 				s.pass(pid, sig)
 				continue
 			}
-			if status, ended := bury(pid); ended {
-				s.report(c, told)
-				return status, nil
+			for dead, status := range bury() {
+				if id := errands[dead]; id != 0 {
+					delete(errands, dead)
+					c.send(Event{Ran: id, Status: status})
+				}
+				if dead == pid {
+					s.report(c, told)
+					return status, nil
+				}
 			}
-		case _, ok := <-words:
+		case o, ok := <-orders:
 			if !ok {
 				return 1, nil // whoever started us is gone
 			}
+			s.errand(c, o, errands)
 		case <-tick.C:
 			s.report(c, told)
 		}
 	}
+}
+
+// begin starts a command that gives up privileges first.
+func begin(command []string, files []uintptr) (int, error) {
+	return syscall.ForkExec("/proc/self/exe", append([]string{"tulle-proxy", "agent", execWord}, command...),
+		&syscall.ProcAttr{Env: os.Environ(), Files: files})
+}
+
+// errand starts or kills a command beside the program.
+func (s *settings) errand(c *control, o Order, running map[int]int) {
+	for pid, id := range running {
+		if id == o.Kill {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	if o.Run == nil {
+		return
+	}
+	pid, err := 0, errors.New("too many at once")
+	if len(running) < maxErrands && len(o.Run.Args) > 0 {
+		var null *os.File
+		if null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
+			pid, err = begin(o.Run.Args, []uintptr{null.Fd(), null.Fd(), null.Fd()})
+			_ = null.Close()
+		}
+	}
+	if err != nil {
+		c.send(Event{Ran: o.Run.ID, Status: 126})
+		return
+	}
+	running[pid] = o.Run.ID
 }
 
 // pass hands a signal to the program. What a terminal sends reaches a program
@@ -79,9 +117,10 @@ func (s *settings) pass(pid int, sig os.Signal) {
 	_ = syscall.Kill(pid, n)
 }
 
-// bury waits for processes that have ended. It reports whether the program is
-// one of them, and its status.
-func bury(program int) (status int, ended bool) {
+// bury waits for processes that have ended; their status by process id, as
+// shells tell it.
+func bury() map[int]int {
+	out := map[int]int{}
 	for {
 		var ws syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, nil)
@@ -89,15 +128,11 @@ func bury(program int) (status int, ended bool) {
 			continue
 		}
 		if err != nil || pid <= 0 {
-			return status, ended
+			return out
 		}
-		if pid != program {
-			continue
-		}
-		ended = true
-		status = ws.ExitStatus()
+		out[pid] = ws.ExitStatus()
 		if ws.Signaled() {
-			status = 128 + int(ws.Signal())
+			out[pid] = 128 + int(ws.Signal())
 		}
 	}
 }
