@@ -49,8 +49,11 @@ func (w *world) workloads(want ...string) {
 // Two copies share the load. One that is asked to end leaves without a failed
 // request; one that is killed is out of the mesh at once, and nothing of it is
 // left.
-func TestReplicas(t *testing.T) {
+func TestReplicas(t *testing.T) { inBothModes(t, replicas) }
+
+func replicas(t *testing.T, mode string) {
 	w := newWorld(t, map[string]string{"mesh.yaml": shop})
+	w.mode = mode
 	w.start()
 	one := w.replica("echo", []string{"TEST_NAME=one"}, "-n", "shop", "--deployment", "echo")
 	one.wait("echo-1 runs as spiffe://cluster.local/ns/shop/sa/echo")
@@ -104,9 +107,14 @@ func TestReplicas(t *testing.T) {
 // A program that puts a process into a session of its own does not leave it
 // behind, however it ends.
 func TestDaemon(t *testing.T) {
+	inBothModes(t, daemon)
+}
+
+func daemon(t *testing.T, mode string) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {
 			w := newWorld(t, map[string]string{"mesh.yaml": shop})
+			w.mode = mode
 			w.start()
 			j := w.replica("daemon", nil, "-n", "shop", "--deployment", "caller")
 			j.wait("daemon started")

@@ -9,8 +9,11 @@ import (
 // The control plane is killed and started again under load through two
 // sidecars. Nothing of the mesh may notice, and afterwards it is in charge
 // again.
-func TestRestart(t *testing.T) {
+func TestRestart(t *testing.T) { inBothModes(t, restart) }
+
+func restart(t *testing.T, mode string) {
 	w := newWorld(t, map[string]string{"mesh.yaml": shop})
+	w.mode = mode
 	up := w.start()
 	server := w.replica("echo", []string{"TEST_NAME=one"}, "-n", "shop", "--deployment", "echo")
 	c, caller := w.client("-n", "shop", "--deployment", "caller")

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/standalone"
 )
 
 // TestMain is also the programs that these tests run in the mesh.
@@ -123,6 +125,7 @@ type world struct {
 	state string
 	port  string // where a Gateway's port 80 is opened
 	args  []string
+	mode  string // of replica; client is always in mode ports
 	up    *job
 }
 
@@ -135,7 +138,7 @@ func newWorld(t *testing.T, files map[string]string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, tulle: programs(t), dir: t.TempDir(), state: state, port: freePort(t)}
+	w := &world{t: t, tulle: programs(t), dir: t.TempDir(), state: state, port: freePort(t), mode: "ports"}
 	t.Cleanup(func() {
 		if left := w.left(); len(left) > 0 {
 			t.Errorf("left running: %q", left)
@@ -191,8 +194,20 @@ func (w *world) replica(kind string, env []string, args ...string) *job {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	all := append([]string{"run", "--mode", "ports", "--state", w.state, "--loops", "1"}, args...)
+	all := append([]string{"run", "--mode", w.mode, "--state", w.state, "--loops", "1"}, args...)
 	return w.run(append(env, "TEST_PROGRAM="+kind), append(all, "--", self)...)
+}
+
+// inBothModes runs a test with programs in either mode.
+func inBothModes(t *testing.T, f func(t *testing.T, mode string)) {
+	for _, mode := range []string{"ports", "namespaces"} {
+		t.Run(mode, func(t *testing.T) {
+			if err := standalone.Namespaces(filepath.Join(filepath.Dir(programs(t)), "tulle-proxy")); err != nil && mode == "namespaces" {
+				t.Skipf("NOT TESTED: mode namespaces: %v", err)
+			}
+			f(t, mode)
+		})
+	}
 }
 
 // client runs a replica that sends nothing by itself, and returns a client
