@@ -291,6 +291,9 @@ func (w *walker) enum(desc protoreflect.EnumDescriptor, v any, path string) (any
 	}
 	val := desc.Values().ByName(protoreflect.Name(s))
 	if val == nil {
+		if near := dialect.Nearest(s, names); near != "" {
+			return w.wrong(path, "%q is not one of %s; is %s meant?", s, strings.Join(names, ", "), near)
+		}
 		return w.wrong(path, "%q is not one of %s", s, strings.Join(names, ", "))
 	}
 	if opts, _ := val.Options().(*descriptorpb.EnumValueOptions); opts.GetDeprecated() {

@@ -1,6 +1,7 @@
 package istio
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -111,13 +112,35 @@ func (r *reading) damaged(path string) bool { return r.damage[path] }
 // at is the origin of a field.
 func (r *reading) at(path string) model.Origin { return r.Object.Origin(path) }
 
+// nearKind is the kind, with its API group where that is another one, that a
+// name which nothing reads looks like.
+func nearKind(o *source.Object) string {
+	group := dialect.Group(o.APIVersion)
+	var names []string
+	for k := range kinds {
+		g, name, _ := strings.Cut(k, "/")
+		if name == o.Kind {
+			return g + " " + name
+		}
+		if g == group {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return dialect.Nearest(o.Kind, names)
+}
+
 // readObject adds what one object says to the fragment, or nothing when it is
 // not in effect.
 func readObject(rep *dialect.Report, out *model.Fragment) {
 	o := rep.Object
 	k, ok := kinds[dialect.Group(o.APIVersion)+"/"+o.Kind]
 	if !ok {
-		rep.Add(model.Warning, model.UnknownKind, "", "nothing reads %s %s: ignored", o.APIVersion, o.Kind)
+		text := fmt.Sprintf("nothing reads %s %s: ignored", o.APIVersion, o.Kind)
+		if near := nearKind(o); near != "" {
+			text += "; is " + near + " meant?"
+		}
+		rep.Add(model.Warning, model.UnknownKind, "", "%s", text)
 		return
 	}
 	if !slices.Contains(k.versions, dialect.Version(o.APIVersion)) {
