@@ -319,7 +319,7 @@ func (p *place) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 		sa.(*unix.SockaddrInet4).Addr = to.Addr().As4()
 	}
 	if err := connect(list[0], sa, end); err != nil {
-		return nil, fmt.Errorf("connect to %s inside: %w", to, err)
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: os.NewSyscallError("connect", err)}
 	}
 	return net.FileConn(f)
 }

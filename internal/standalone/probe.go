@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -34,6 +35,7 @@ type prober struct {
 	env []string       // of commands
 	// dial reaches programs that have a network of their own; nil: this machine's.
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	run  func(ctx context.Context, args ...string) error // runs commands beside such programs
 }
 
 // check probes once; nil: the program takes requests.
@@ -41,6 +43,11 @@ func (p *prober) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(max(p.Timeout, 0), probeTimeout))
 	defer cancel()
 	switch {
+	case len(p.Exec) > 0 && p.run != nil:
+		if err := p.run(ctx, p.Exec...); err != nil {
+			return fmt.Errorf("command %s: %w", p.Exec[0], err)
+		}
+		return nil
 	case len(p.Exec) > 0:
 		c := exec.CommandContext(ctx, p.Exec[0], p.Exec[1:]...)
 		c.Env, c.WaitDelay = p.env, time.Second
@@ -144,14 +151,7 @@ func (r *Run) probeOf(rep *Replica) *prober {
 		return nil
 	}
 	if rep.place != nil {
-		p.dial = rep.place.dial
-		if len(p.Exec) > 0 {
-			r.say("%s: its probe is a command, which does not run in the program's namespaces; whether it listens is asked instead (--mode ports runs the command)", rep.Name)
-			if len(rep.Ports) == 0 {
-				return nil
-			}
-			p.Exec, p.Port = nil, rep.Ports[0].Port
-		}
+		p.dial, p.run = rep.place.dial, rep.place.run
 	}
 	p.env = append(r.Env[:len(r.Env):len(r.Env)], environment(rep)...)
 	p.app = netip.AddrPortFrom(rep.IP, p.Port)
@@ -214,8 +214,7 @@ func (r *Run) announce(ctx context.Context, m *member, rep *Replica) {
 // whyNot says what is wrong with a program whose probe fails, from where it
 // really listens.
 func whyNot(rep *Replica, p *prober, err error) string {
-	var refused *net.OpError
-	if !errors.As(err, &refused) || p.Host != "" {
+	if !errors.Is(err, syscall.ECONNREFUSED) || p.Host != "" {
 		return err.Error()
 	}
 	have := listening(append(descendants(rep.App.PID()), rep.App.PID()))

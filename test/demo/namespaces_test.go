@@ -94,6 +94,18 @@ metadata: {name: caller, namespace: shop}
 spec:
   selector: {matchLabels: {app: caller}}
   template: {metadata: {labels: {app: caller}}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: probed, namespace: shop}
+spec:
+  selector: {matchLabels: {app: probed}}
+  template:
+    metadata: {labels: {app: probed}}
+    spec:
+      containers:
+      - name: main
+        readinessProbe: {periodSeconds: 1, exec: {command: [grep, -q, by tulle, /etc/resolv.conf]}}
 `
 
 // lookAround is the program of TestInside: it prints what it finds.
@@ -208,6 +220,15 @@ func TestInside(t *testing.T) {
 	if t.Failed() {
 		t.Log(caller.all())
 	}
+}
+
+// TestProbeInside runs a probe's command where the program is: what it looks
+// for is nowhere else.
+func TestProbeInside(t *testing.T) {
+	w := newWorld(t, map[string]string{"mesh.yaml": inside})
+	w.start()
+	w.replica("daemon", nil, "--mode", "namespaces", "-n", "shop", "--deployment", "probed")
+	w.workloads("shop/probed-1 ready")
 }
 
 // TestStatus passes the program's status on, and its signals.
