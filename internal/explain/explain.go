@@ -171,6 +171,10 @@ func (r *run) caller() (cl model.Client, name string, err error) {
 		cl, err = r.c.Workload(r.q.From)
 		r.source = addressOf(cl)
 		name = r.q.From
+		if w := r.workload(name); w != nil && !w.MTLS && !w.Gateway && w.Origin.Kind != "WorkloadEntry" {
+			r.a.Steps = append(r.a.Steps, Step{Proxy: name, Stage: "caller", Object: w.Origin.Object(), File: w.Origin.File, Line: w.Origin.Line,
+				Verdict: "assumed", Why: "nothing asks for a sidecar here; this is what one would do"})
+		}
 	case r.q.Gateway != "":
 		var assumed bool
 		if cl, assumed, err = r.c.Gateway(r.q.Gateway); err != nil {
