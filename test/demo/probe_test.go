@@ -48,7 +48,9 @@ func TestProbes(t *testing.T) {
 
 // Programs do not all listen where $HOST says. Those that listen everywhere
 // work; for others --listen-on does, and who does not know it is told.
-func TestListenOn(t *testing.T) {
+func TestListenOn(t *testing.T) { inBothModes(t, listenOn) }
+
+func listenOn(t *testing.T, mode string) {
 	for _, x := range []struct {
 		name, listen string
 		args         []string
@@ -64,6 +66,7 @@ func TestListenOn(t *testing.T) {
 		t.Run(x.name, func(t *testing.T) {
 			ports := strings.NewReplacer("PORT", freePort(t), "OTHER", freePort(t))
 			w := newWorld(t, map[string]string{"mesh.yaml": strings.ReplaceAll(shop, "8080", ports.Replace("PORT"))})
+			w.mode = mode
 			w.start()
 			j := w.replica("echo", []string{"TEST_NAME=one", "TEST_LISTEN=" + ports.Replace(x.listen)}, append([]string{"-n", "shop", "--deployment", "echo"}, x.args...)...)
 			if x.want != "" {
