@@ -44,7 +44,7 @@ const (
 	stockSize = 64
 	stockLow  = 32
 	agentWait = 5 * time.Second
-	loopWait  = 20 * time.Millisecond
+	loopWait  = 100 * time.Millisecond
 )
 
 var errNoSockets = errors.New("no sockets inside the program's namespace")
