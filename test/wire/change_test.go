@@ -137,11 +137,14 @@ func TestRollingReplacement(t *testing.T) {
 			eventually(t, "requests flow", func() bool { return done.Load() > n+50 })
 			next := start()
 			m.Server.Change(func(s *conf.Snapshot) { s.Endpoints["backend"] = proxytest.To(next.Listener.Addr().String()) })
-			// What was under way to the old one ends before it goes.
 			h := m.Server.Cluster("backend")
 			n = done.Load()
 			eventually(t, "the new one serves", func() bool { return done.Load() > n+20 && len(h.Endpoints()) == 1 })
-			_ = old.Config.Close()
+			// What is under way to the old one ends before it goes, as programs do
+			// that are asked to end.
+			if err := old.Config.Shutdown(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 			old = next
 		}
 		close(stop)
