@@ -130,10 +130,14 @@ func (m *member) again(ctx context.Context, old *api.Lease) (*api.Lease, error) 
 // replaceFile writes a file (0600) whole or not at all.
 func replaceFile(path string, b []byte) error {
 	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return err
+	err := os.WriteFile(tmp, b, 0o600)
+	if err == nil {
+		err = os.Rename(tmp, path)
 	}
-	return os.Rename(tmp, path)
+	if err != nil {
+		_ = os.Remove(tmp)
+	}
+	return err
 }
 
 // setReady says whether the program takes requests. While the control plane is

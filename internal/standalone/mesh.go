@@ -152,6 +152,7 @@ func (m *Mesh) follow(ctx context.Context) {
 				close(m.started)
 				wg.Go(func() { g.Run(ctx) })
 				wg.Go(func() { m.missing(ctx) })
+				wg.Go(func() { keepSwept(ctx, m.Scratch()) })
 			}
 		}
 		select {

@@ -88,10 +88,16 @@ func (r *Run) Do(ctx context.Context, ctl *api.Client) error {
 	}
 	defer m.close()
 	rep := &Replica{Registration: m.lease.Registration, XDS: info.Socket}
-	dir := filepath.Join(r.Dir, strings.ReplaceAll(rep.ID, "/", "."))
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	root, err := filepath.Abs(r.Dir)
+	if err != nil {
 		return fmt.Errorf("scratch: %w", err)
 	}
+	dir := filepath.Join(root, strings.ReplaceAll(rep.ID, "/", "."))
+	lock, err := openScratch(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	defer os.RemoveAll(dir)
 	defer os.RemoveAll(secretDir(dir))
 	if spec.Redirected {

@@ -77,3 +77,55 @@ func holder(dir string) string {
 	}
 	return fmt.Sprintf(" (process %d)", info.PID)
 }
+
+// openScratch makes a replica's scratch directory, and takes it for as long as
+// the file is open. What an earlier one of that name left there goes.
+func openScratch(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("scratch: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("scratch: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("scratch %s: another program uses it", dir)
+	}
+	return f, nil
+}
+
+// sweep removes what replicas left that were killed: their scratch, and their
+// keys in memory.
+func sweep(root string) {
+	dirs, err := os.ReadDir(root)
+	if err != nil {
+		return
+	}
+	for _, d := range dirs {
+		dir := filepath.Join(root, d.Name())
+		f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
+		if err != nil {
+			continue // just being made, or no scratch
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			_ = os.RemoveAll(secretDir(dir))
+			_ = os.RemoveAll(dir)
+		}
+		_ = f.Close()
+	}
+}
+
+// sweepEvery is how often it is looked for what killed replicas left.
+const sweepEvery = 10 * time.Second
+
+// keepSwept sweeps until ctx ends, and then once more.
+func keepSwept(ctx context.Context, root string) {
+	for {
+		sweep(root)
+		if !pause(ctx, sweepEvery) {
+			sweep(root)
+			return
+		}
+	}
+}

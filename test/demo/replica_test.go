@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -102,6 +103,15 @@ func replicas(t *testing.T, mode string) {
 	l = startLoad(t, 4, asks(c, "http://echo/"))
 	share("two echo-2", 200)
 	l.verify(t)
+
+	// Its keys and sockets do not stay either; those of the others do.
+	w.up.stop(syscall.SIGTERM)
+	for _, dir := range []string{filepath.Join(w.state, "run"), w.memory()} {
+		have, err := os.ReadDir(dir)
+		if err != nil || len(have) != 2 {
+			t.Errorf("%s holds %v (%v), want what two programs have", dir, have, err)
+		}
+	}
 }
 
 // A program that puts a process into a session of its own does not leave it

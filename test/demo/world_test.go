@@ -224,6 +224,15 @@ func (w *world) client(args ...string) (*http.Client, *job) {
 	return &http.Client{Transport: tr, Timeout: 10 * time.Second}, j
 }
 
+// memory is where sidecars keep their keys.
+func (w *world) memory() string {
+	d := filepath.Join(w.state, "memory")
+	if err := os.MkdirAll(d, 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	return d
+}
+
 // job is a running program of ours and what it has printed.
 type job struct {
 	t    *testing.T
@@ -239,7 +248,7 @@ type job struct {
 func (w *world) run(env []string, args ...string) *job {
 	w.t.Helper()
 	j := &job{t: w.t, cmd: exec.Command(w.tulle, args...), done: make(chan struct{}), more: make(chan struct{})}
-	j.cmd.Env = append(append(os.Environ(), "TEST_WORLD="+w.state), env...)
+	j.cmd.Env = append(append(os.Environ(), "TEST_WORLD="+w.state, "XDG_RUNTIME_DIR="+w.memory()), env...)
 	j.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	r, pipe := io.Pipe()
 	j.cmd.Stdout, j.cmd.Stderr, j.cmd.WaitDelay = pipe, pipe, 5*time.Second
