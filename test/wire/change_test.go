@@ -107,8 +107,9 @@ func TestRollingReplacement(t *testing.T) {
 		m := proxytest.NewMesh(t, first.Listener.Addr().String(), o)
 		stop := make(chan bool)
 		var done, failed atomic.Int64
+		var turns [4]atomic.Int64 // requests of each client
 		var wg sync.WaitGroup
-		for range 4 {
+		for i := range turns {
 			wg.Go(func() {
 				c := http.Client{Transport: &http.Transport{}, Timeout: patience}
 				defer c.CloseIdleConnections()
@@ -128,6 +129,7 @@ func TestRollingReplacement(t *testing.T) {
 					}
 					_ = r.Body.Close()
 					done.Add(1)
+					turns[i].Add(1)
 				}
 			})
 		}
@@ -138,10 +140,14 @@ func TestRollingReplacement(t *testing.T) {
 			next := start()
 			m.Server.Change(func(s *conf.Snapshot) { s.Endpoints["backend"] = proxytest.To(next.Listener.Addr().String()) })
 			h := m.Server.Cluster("backend")
-			n = done.Load()
-			eventually(t, "the new one serves", func() bool { return done.Load() > n+20 && len(h.Endpoints()) == 1 })
-			// What is under way to the old one ends before it goes, as programs do
-			// that are asked to end.
+			eventually(t, "there is one endpoint", func() bool { return len(h.Endpoints()) == 1 })
+			// What is under way to the old one has ended when every client has
+			// begun and ended a request since; then it goes, as programs do that
+			// are asked to end.
+			for i := range turns {
+				n := turns[i].Load()
+				eventually(t, "every client goes on", func() bool { return turns[i].Load() > n+1 })
+			}
 			if err := old.Config.Shutdown(t.Context()); err != nil {
 				t.Fatal(err)
 			}

@@ -28,7 +28,7 @@ type upconn struct {
 	counted bool // holds one of the cluster's connections
 	retired bool // takes no more requests
 	over    bool
-	cancel  func() // of a handshake under way
+	cancel  func()     // of a handshake under way
 	timer   loop.Timer // of the attempt to connect, then of idleness
 	onIdle  func()
 	age     loop.Timer // until it takes no more requests
