@@ -107,7 +107,23 @@ func service(v *model.View, host string) *model.Service {
 			wild = svc
 		}
 	}
+	if wild == nil || wild.Host != host {
+		for alias, of := range v.Aliases {
+			if host == alias || slices.Contains(aliasShorts(alias, v.Client.Namespace), host) {
+				return service(v, of)
+			}
+		}
+	}
 	return wild
+}
+
+// aliasShorts are the short names of an ExternalName Service.
+func aliasShorts(host, from string) []string {
+	parts := strings.SplitN(host, ".", 3)
+	if len(parts) < 3 || !strings.HasPrefix(parts[2], "svc.") {
+		return nil
+	}
+	return shortNames(&model.Service{Name: parts[0], Namespace: parts[1]}, from)
 }
 
 func shortNames(svc *model.Service, from string) []string {

@@ -306,7 +306,11 @@ func (s *site) backend(b *model.Backend) (model.RouteBackend, *model.HashKey) {
 	if port == 0 {
 		port = s.port
 	}
-	out.Cluster = clusterName(port, b.Subset, b.Host)
+	host := b.Host
+	if svc != nil {
+		host = svc.Host // what an alias stands for
+	}
+	out.Cluster = clusterName(port, b.Subset, host)
 	s.used.add(out.Cluster)
 	if svc == nil {
 		out.Missing = true

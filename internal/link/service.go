@@ -93,6 +93,9 @@ type registry struct {
 	list   []*service // by host
 	byHost map[string]*service
 	ports  map[uint16][]*service // services that have the port, by host
+	// aliases are hosts of ExternalNames that stand for a service of the list,
+	// by its host; byHost leads from them to it.
+	aliases map[string][]string
 }
 
 // registry of a namespace; namespaces that no exportTo names share one.
@@ -113,6 +116,7 @@ func (m *Mesh) registry(ns string) *registry {
 			r.list = append(r.list, s)
 		}
 	}
+	r.resolveAliases()
 	slices.SortFunc(r.list, func(a, b *service) int {
 		if a.Host < b.Host {
 			return -1
@@ -147,4 +151,56 @@ func owner(l []*service, ns string) *service {
 		}
 	}
 	return best
+}
+
+// maxAliases bounds a chain of ExternalNames.
+const maxAliases = 8
+
+// external is the name that an ExternalName Service stands for, or "".
+func (s *service) external() string {
+	if s.Kubernetes && s.External && len(s.Endpoints) == 1 {
+		return s.Endpoints[0].Address
+	}
+	return ""
+}
+
+// resolveAliases takes the ExternalNames of services that the namespace sees
+// out of the list: they are other names of these, with their endpoints and
+// policies. One that leads outside stays a service of its own.
+func (r *registry) resolveAliases() {
+	found := map[string]*service{}
+	for host, s := range r.byHost {
+		to := s
+		for range maxAliases {
+			next := r.byHost[to.external()]
+			if next == nil {
+				break
+			}
+			to = next
+		}
+		if to != s && r.byHost[to.external()] == nil {
+			found[host] = to
+		}
+	}
+	r.aliases = map[string][]string{}
+	for _, host := range sortedKeys(found) {
+		to := found[host]
+		r.aliases[to.Host] = append(r.aliases[to.Host], host)
+		r.byHost[host] = to
+	}
+	r.list = slices.DeleteFunc(r.list, func(s *service) bool { return found[s.Host] != nil })
+}
+
+// aliasOf lists every alias with the host that it stands for; nil: none.
+func (r *registry) aliasOf() map[string]string {
+	var out map[string]string
+	for host, list := range r.aliases {
+		for _, a := range list {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[a] = host
+		}
+	}
+	return out
 }

@@ -139,9 +139,16 @@ func (s *scope) catchAll() *model.VirtualHost {
 
 func (s *scope) virtualHosts(port uint16, list []bound, withPort bool) []*model.VirtualHost {
 	d := domains{taken: map[string]bool{}, full: map[string]bool{}}
+	routed := map[string]bool{} // aliases with routes of their own
 	for _, b := range list {
+		for _, h := range b.hosts {
+			routed[h] = true
+		}
 		for _, svc := range b.services {
 			d.full[svc.Host] = true
+			for _, a := range s.reg.aliases[svc.Host] {
+				d.full[a] = true
+			}
 		}
 	}
 	var out []*model.VirtualHost
@@ -163,10 +170,22 @@ func (s *scope) virtualHosts(port uint16, list []bound, withPort bool) []*model.
 	}
 	for _, b := range list {
 		for _, h := range b.hosts {
+			if s.aliases[h] != "" { // another name of a service, with routes of its own
+				shorts := s.m.shortNames(h, s.client.Namespace)
+				add(h, append([]string{h, h + "."}, shorts...), shorts, b.routes)
+				continue
+			}
 			add(h, []string{h}, nil, b.routes)
 		}
 		for _, svc := range b.services {
 			all, shorts := s.m.names(svc, s.client.Namespace)
+			for _, a := range s.reg.aliases[svc.Host] {
+				if routed[a] {
+					continue
+				}
+				more := s.m.shortNames(a, s.client.Namespace)
+				all, shorts = append(append(all, a, a+"."), more...), append(shorts, more...)
+			}
 			add(svc.Host, all, shorts, b.routes)
 		}
 	}

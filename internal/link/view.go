@@ -30,6 +30,7 @@ type scope struct {
 	servers  []*model.GatewayPort
 	broken   []*model.BrokenServer
 	secrets  []*model.Secret
+	aliases  map[string]string
 }
 
 // clientSelectors are the labels and namespaces that user objects ask of
@@ -119,7 +120,7 @@ func (m *Mesh) View(c model.Client) *model.View {
 	s := m.scope(c)
 	v := &model.View{
 		Client: c, Settings: m.Settings, Clusters: s.clusters, HTTP: s.tables,
-		Outbound: s.outbound, Servers: s.servers, Broken: s.broken, Secrets: s.secrets,
+		Outbound: s.outbound, Servers: s.servers, Broken: s.broken, Secrets: s.secrets, Aliases: s.aliases,
 	}
 	server := m.mtls.server(c.Namespace, c.Labels)
 	authz := m.authzOf(&c)
@@ -162,6 +163,7 @@ func (m *Mesh) newScope(c model.Client) *scope {
 		m: m, client: c, who: who{c.Namespace, c.Labels}, reg: m.registry(c.Namespace),
 		order: map[*routeSet]int{}, exact: map[string][]*routeSet{}, bounds: map[uint16][]bound{},
 	}
+	s.aliases = s.reg.aliasOf()
 	if c.Role == model.GatewayRole {
 		s.buildGateway()
 		return s

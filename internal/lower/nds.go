@@ -63,6 +63,13 @@ func NameTable(v *model.View) Resource {
 		}
 		add(table, s.Host, info, list...)
 	}
+	for host, of := range v.Aliases {
+		if to := table[of]; to != nil {
+			name, rest, _ := strings.Cut(host, ".")
+			ns, _, _ := strings.Cut(rest, ".")
+			add(table, host, &nameInfo{registry: "Kubernetes", short: name, namespace: ns}, to.addresses...)
+		}
+	}
 	var b []byte
 	for _, host := range slices.Sorted(maps.Keys(table)) {
 		b = protowire.AppendTag(b, 1, protowire.BytesType)

@@ -2,6 +2,8 @@ package model
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -38,6 +40,9 @@ func TextView(v *View) string {
 	t.b.WriteByte('\n')
 	for _, x := range v.Clusters {
 		t.cluster(x)
+	}
+	for _, host := range slices.Sorted(maps.Keys(v.Aliases)) {
+		t.line(0, Origin{}, "alias %s of %s", host, v.Aliases[host])
 	}
 	for _, s := range v.Secrets {
 		t.line(0, s.Origin, "secret %s/%s", s.Namespace, s.Name)

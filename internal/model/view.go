@@ -62,6 +62,9 @@ type View struct {
 	Servers  []*GatewayPort
 	Broken   []*BrokenServer
 	Secrets  []*Secret // that its Gateways name and it may have
+	// Aliases are hosts that stand for another one, which has the clusters
+	// (ExternalName Services of services in the mesh).
+	Aliases map[string]string
 	// InboundDefault applies to captured connections to ports no service declares.
 	InboundDefault InboundPolicy
 }
