@@ -49,8 +49,16 @@ fuzz: ## every fuzz target for FUZZTIME (30s) each
 	    echo "== $$d $$t"; $(GO) test -run '^$$' -fuzz "^$$t$$" -fuzztime $${FUZZTIME:-30s} $$d; done; done
 
 .PHONY: bench
-bench: build ## tulle-proxy beside nginx, CPU per request in one interleaved run
-	$(GO) run ./test/bench $(ARGS)
+bench: build ## tulle-proxy beside nginx, HAProxy and Envoy in one interleaved run: table, JSON, SVG in OUT (bin/bench)
+	$(GO) run ./test/bench -out $(or $(OUT),bin/bench) $(ARGS)
+
+.PHONY: bench-quick
+bench-quick: build ## three shapes of the bench in under five minutes; OUT/bench.json
+	$(GO) run ./test/bench -quick -out $(or $(OUT),bin/bench) $(ARGS)
+
+.PHONY: bench-compare
+bench-compare: build ## run the bench, tell what moved beyond noise since BASE (test/bench/baseline.json); -save in ARGS makes a new one
+	$(GO) run ./test/bench -out $(or $(OUT),bin/bench) -compare $(or $(BASE),test/bench/baseline.json) $(ARGS)
 
 .PHONY: clean
 clean: ## remove what make built

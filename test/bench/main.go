@@ -1,173 +1,284 @@
-// Command bench measures tulle-proxy beside its peers: CPU per request in one
-// interleaved run on the same cores.
+// Command bench measures tulle-proxy beside its peers: CPU per request,
+// requests per second, added latency and memory, in one interleaved run on the
+// same cores.
 //
-// Every contender gets the same route table (20 hosts with 10 prefixes each),
-// adds the same headers, keeps connections alive on both sides and writes no
-// access log. Before anything is measured the answers of all are compared; a
-// contender that does other work is refused. The figure is CPU time of the
-// contender's own processes per request, from the kernel's accounting, which
-// stays true on a busy machine.
+// In: the contenders' programs. Out: a table, bench.json, samples.json and
+// bench.svg. Every contender is given the same route table (20 hosts with 10
+// prefixes each), keeps connections alive on both sides and writes no access
+// log. Before anything is measured the work of all is compared, and unequal
+// work is refused. The main figure is the CPU time of the contender's own
+// processes per request, from the kernel's accounting, which stays true on a
+// busy machine.
+//
+// What does not belong here: expectations (targets stand in the issues), and
+// load on anything but loopback.
 package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
 
-// contender is one proxy under test.
-type contender interface {
-	Name() string
-	// Start brings it up in front of the backend and returns the address it
-	// listens on and the processes whose CPU counts.
-	Start(ctx context.Context, dir string, backend string) (addr string, pids []int, err error)
-	Stop()
-}
+// bench is one run.
+type bench struct {
+	out, tulle      string
+	save, compare   string
+	quick           bool
+	only            []string // contenders; direct is always there
+	shapes          []shape
+	rounds, seconds int
+	rate            int // of latencies, requests per second
+	idle            int // connections of which the memory is taken; 0: none
+	keep            bool
 
-// result is a row of bench.json; a figure that was not measured is left out.
-type result struct {
-	Shape     string  `json:"shape"`
-	Column    string  `json:"column"`
-	Contender string  `json:"contender"`
-	CPU       float64 `json:"cpu_us_per_request"`
-	RPS       float64 `json:"rps"`
-	RSSIdle   int     `json:"rss_idle_kb,omitempty"`
-	RSSLoad   int     `json:"rss_load_kb,omitempty"`
-}
-
-type options struct {
-	out     string
-	tulle   string
-	rounds  int
-	seconds int
-	conns   int
+	dir, self string
+	backend   backends
+	pki       *pki
+	samples   samples
 }
 
 func main() {
-	var o options
-	flag.StringVar(&o.out, "out", "", "directory for bench.json (default: none is written)")
-	flag.StringVar(&o.tulle, "tulle", "bin/tulle", "the tulle program; tulle-proxy is beside it")
-	flag.IntVar(&o.rounds, "rounds", 5, "rounds; the median counts")
-	flag.IntVar(&o.seconds, "seconds", 3, "seconds per contender and round (at most 10)")
-	flag.IntVar(&o.conns, "conns", 64, "connections")
-	flag.Parse()
-	o.seconds = min(max(o.seconds, 1), 10)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, &o); err != nil {
+	err := command(ctx, os.Args[1:])
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, o *options) error {
-	for tool, pkg := range map[string]string{"nginx": "nginx", "wrk": "wrk", "taskset": "util-linux"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return fmt.Errorf("%s is missing: apt-get install %s", tool, pkg)
+func command(ctx context.Context, args []string) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case "backend":
+			return backendMain(args[1:])
+		case "load":
+			return loadMain(args[1:])
+		case "place":
+			return placeMain()
 		}
 	}
-	dir, err := os.MkdirTemp("", "tulle-bench-")
-	if err != nil {
+	b := &bench{}
+	var names, only string
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.StringVar(&b.out, "out", "", "directory for bench.json, samples.json and bench.svg (default: none is written)")
+	f.StringVar(&b.tulle, "tulle", "bin/tulle", "the tulle program; tulle-proxy is beside it")
+	f.BoolVar(&b.quick, "quick", false, "tulle, nginx, haproxy and envoy-istio on three shapes, in under five minutes")
+	f.StringVar(&names, "shapes", "", "shapes, by commas (default: all)")
+	f.StringVar(&only, "only", "", "contenders, by commas (default: all)")
+	f.IntVar(&b.rounds, "rounds", 0, "rounds; medians count (default: 5, quick 3)")
+	f.IntVar(&b.seconds, "seconds", 0, "seconds per contender and round, at most 10 (default: 3, quick 2)")
+	f.IntVar(&b.rate, "rate", 2000, "requests per second at which latencies are taken; 0: not at all")
+	f.IntVar(&b.idle, "idle", 1000, "idle connections of which the memory is taken; 0: not at all")
+	f.StringVar(&b.save, "save", "", "keep the samples as a baseline in this file")
+	f.StringVar(&b.compare, "compare", "", "tell what moved beyond noise since the baseline in this file")
+	f.BoolVar(&b.keep, "keep", false, "leave configurations and logs in the scratch directory")
+	list := f.Bool("list", false, "print shapes and contenders, and what is missing")
+	if err := f.Parse(args); err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	back := &backend{}
-	addr, err := back.Start(ctx, dir)
-	if err != nil {
-		return fmt.Errorf("backend: %w", err)
+	if *list {
+		return printList()
 	}
-	defer back.Stop()
-	all := []contender{&nginx{}, &tulle{program: o.tulle}}
-	running := make([]*subject, 0, len(all))
-	for _, c := range all {
-		s := &subject{contender: c}
-		defer c.Stop()
-		sub := filepath.Join(dir, c.Name())
-		if err := os.MkdirAll(sub, 0o755); err != nil {
+	var err error
+	if b.shapes, err = choose(split(names), b.quick); err != nil {
+		return err
+	}
+	b.only = split(only)
+	if b.quick && only == "" {
+		b.only = []string{"tulle", "nginx", "haproxy", "envoy-istio"}
+	}
+	pick := func(v *int, quick, full int) {
+		if *v <= 0 {
+			*v = map[bool]int{true: quick, false: full}[b.quick]
+		}
+	}
+	pick(&b.rounds, 3, 5)
+	pick(&b.seconds, 2, 3)
+	b.seconds = min(b.seconds, 10)
+	if b.quick {
+		b.idle = 0
+	}
+	return b.run(ctx)
+}
+
+func split(s string) []string {
+	return slices.DeleteFunc(strings.Split(s, ","), func(x string) bool { return x == "" })
+}
+
+func printList() error {
+	for _, s := range shapes {
+		fmt.Printf("shape      %-15s %s\n", s.name, s.front)
+	}
+	for _, c := range contenders {
+		fmt.Printf("contender  %-15s %s\n", c.name, strings.Join(c.columns, ", "))
+		if err := c.missing(); err != nil {
+			fmt.Println("  " + strings.ReplaceAll(err.Error(), "\n", "\n  "))
+		}
+	}
+	return nil
+}
+
+// tools are needed by every run.
+var tools = []need{{"taskset", "apt-get install util-linux"}, {"wrk", "apt-get install wrk"}, {"h2load", "apt-get install nghttp2-client"}}
+
+func (b *bench) run(ctx context.Context) error {
+	for _, n := range b.only {
+		if !slices.ContainsFunc(contenders, func(c *contender) bool { return c.name == n }) {
+			return fmt.Errorf("there is no contender %q", n)
+		}
+	}
+	var errs []error
+	for _, c := range append([]*contender{{name: "the load", needs: tools}}, b.chosen()...) {
+		errs = append(errs, c.missing())
+	}
+	if _, err := os.Stat(b.tulle); err != nil {
+		errs = append(errs, fmt.Errorf("%w: make build", err))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	var base *samples
+	var err error
+	if b.compare != "" {
+		if base, err = readSamples(b.compare); err != nil {
 			return err
 		}
-		if s.addr, s.pids, err = c.Start(ctx, sub, addr); err != nil {
-			return fmt.Errorf("%s: %w", c.Name(), err)
-		}
-		s.rssIdle = rss(s.pids)
-		running = append(running, s)
 	}
-	if err := sameWork(running); err != nil {
+	if b.self, err = os.Executable(); err != nil {
 		return err
 	}
-	shape := fmt.Sprintf("h1-%d", o.conns)
-	for round := range o.rounds {
-		for _, s := range running {
-			if err := s.measure(ctx, dir, o); err != nil {
-				return fmt.Errorf("%s: %w", s.contender.Name(), err)
-			}
-		}
-		fmt.Fprintf(os.Stderr, "round %d of %d done\n", round+1, o.rounds)
+	if b.tulle, err = filepath.Abs(b.tulle); err != nil {
+		return err
 	}
-	return report(o, shape, running)
-}
-
-// subject is a contender with its measurements.
-type subject struct {
-	contender contender
-	addr      string
-	pids      []int
-	rssIdle   int
-	rssLoad   int
-	cpu, rps  []float64
-}
-
-func report(o *options, shape string, all []*subject) error {
-	var rows []result
-	base := median(all[0].cpu)
-	fmt.Printf("%-10s %-8s %14s %10s %10s %8s %8s %8s\n", "shape", "proxy", "CPU us/req", "spread", "rps", "x nginx", "idle KB", "load KB")
-	for _, s := range all {
-		c := median(s.cpu)
-		fmt.Printf("%-10s %-8s %14.2f %4.1f-%-5.1f %10.0f %8.2f %8d %8d\n", shape, s.contender.Name(), c,
-			slices.Min(s.cpu), slices.Max(s.cpu), median(s.rps), c/base, s.rssIdle, s.rssLoad)
-		rows = append(rows, result{shape, "equal", s.contender.Name(), c, median(s.rps), s.rssIdle, s.rssLoad})
+	if b.dir, err = os.MkdirTemp("", "tulle-bench-"); err != nil {
+		return err
 	}
-	if o.out == "" {
-		return nil
+	if b.keep {
+		fmt.Fprintln(os.Stderr, "scratch:", b.dir)
+	} else {
+		defer os.RemoveAll(b.dir)
 	}
-	b, err := json.MarshalIndent(rows, "", "  ")
+	if b.pki, err = newPKI(b.dir); err != nil {
+		return err
+	}
+	stop, err := b.startBackend(ctx)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(o.out, 0o755); err != nil {
+	defer stop()
+	b.samples = newSamples()
+	for _, f := range fronts {
+		if err := b.runFront(ctx, f); err != nil {
+			return err
+		}
+	}
+	return b.report(base)
+}
+
+// chosen are the contenders of this run, direct first.
+func (b *bench) chosen() (out []*contender) {
+	for _, c := range contenders {
+		if c == direct || len(b.only) == 0 || slices.Contains(b.only, c.name) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func (b *bench) startBackend(ctx context.Context) (stop func(), err error) {
+	for _, a := range []*string{&b.backend.h1, &b.backend.h2, &b.backend.tcp} {
+		if *a, err = freeAddr(); err != nil {
+			return nil, err
+		}
+	}
+	j, err := spawn(b.dir, "backend", loadCPU, b.self, "backend", b.backend.h1, b.backend.h2, b.backend.tcp)
+	if err != nil {
+		return nil, err
+	}
+	if err := j.listening(ctx, b.backend.h1, b.backend.h2, b.backend.tcp); err != nil {
+		j.stop()
+		return nil, fmt.Errorf("backend: %w", err)
+	}
+	return j.stop, nil
+}
+
+// runFront starts all who can be that front, compares their work, and measures
+// them by turns at each of its shapes.
+func (b *bench) runFront(ctx context.Context, f front) error {
+	mine := slices.DeleteFunc(slices.Clone(b.shapes), func(s shape) bool { return s.front != f })
+	if len(mine) == 0 {
+		return nil
+	}
+	var all []*subject
+	defer func() {
+		for _, s := range all {
+			s.stop()
+		}
+	}()
+	for _, c := range b.chosen() {
+		for _, column := range []string{equal, filters} {
+			if !c.can(f, column) {
+				continue
+			}
+			s := &subject{c: c, column: column, front: f, running: &running{}}
+			dir := filepath.Join(b.dir, fmt.Sprintf("%s-%s-%s", f, c.name, column))
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+			r, err := c.start(ctx, &plan{front: f, filters: column == filters, dir: dir, backend: b.backend, pki: b.pki, tulle: b.tulle, self: b.self})
+			if r != nil {
+				s.running = r
+				all = append(all, s)
+			}
+			if err != nil {
+				return fmt.Errorf("%s (%s) as %s: %w", c.name, column, f, err)
+			}
+		}
+	}
+	settled(ctx)
+	for _, s := range all {
+		s.rssIdle = rss(s.pids)
+	}
+	if err := sameWork(all); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(o.out, "bench.json"), b, 0o644)
+	for i := range mine {
+		if err := b.runShape(ctx, &mine[i], all); err != nil {
+			return fmt.Errorf("%s: %w", mine[i].name, err)
+		}
+	}
+	if b.idle > 0 && (f == plain || f == ending) {
+		return b.runIdle(ctx, f, all)
+	}
+	return nil
 }
 
-func median(v []float64) float64 {
-	s := slices.Sorted(slices.Values(v))
-	if len(s) == 0 {
-		return 0
+func (b *bench) runShape(ctx context.Context, sh *shape, all []*subject) error {
+	last := time.Duration(b.seconds) * time.Second
+	for round := range b.rounds {
+		fmt.Fprintf(os.Stderr, "%s: round %d of %d\n", sh.name, round+1, b.rounds)
+		for _, s := range all {
+			m, err := s.saturate(ctx, b, sh, last)
+			if err == nil && sh.fixed && b.rate > 0 {
+				var at slot
+				at, err = s.pace(ctx, b, sh, max(last/2, time.Second))
+				m.P50, m.P99, m.P999 = at.P50, at.P99, at.P999
+			}
+			if err != nil {
+				return fmt.Errorf("%s (%s): %w", s.c.name, s.column, err)
+			}
+			b.samples.add(sh.name, s, m)
+		}
 	}
-	return s[len(s)/2]
-}
-
-// stopGroup ends a process group.
-func stopGroup(c *exec.Cmd) {
-	if c == nil || c.Process == nil {
-		return
-	}
-	_ = syscall.Kill(-c.Process.Pid, syscall.SIGTERM)
-	done := make(chan struct{})
-	go func() { _ = c.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(5 * time.Second):
-		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
-		<-done
-	}
+	return nil
 }

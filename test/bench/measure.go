@@ -2,82 +2,186 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"sort"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// script makes wrk send a request such as a browser's API call.
-const script = `wrk.method = "GET"
-wrk.path = "/api/v1/items?id=42"
-wrk.headers["Host"] = "svc7.example.local"
-wrk.headers["User-Agent"] = "bench/1.0 (X11; Linux x86_64)"
-wrk.headers["Accept"] = "application/json, text/plain, */*"
-wrk.headers["Accept-Encoding"] = "identity"
-wrk.headers["Accept-Language"] = "en-US,en;q=0.9,zh-CN;q=0.8"
-wrk.headers["Authorization"] = "Bearer 0123456789abcdef0123456789abcdef0123456789abcdef"
-wrk.headers["X-Request-Id"] = "7f3c1b2a-9d5e-4c6f-8a7b-1c2d3e4f5a6b"
-`
+// subject is a contender that runs, with what was measured of it.
+type subject struct {
+	c      *contender
+	column string
+	front  front
+	*running
+	rssIdle int // KiB
+}
 
-var (
-	rpsLine    = regexp.MustCompile(`Requests/sec:\s+([0-9.]+)`)
-	totalLine  = regexp.MustCompile(`(\d+) requests in`)
-	errorsLine = regexp.MustCompile(`(?m)^\s*(Non-2xx.*|Socket errors:.*)$`)
-)
+// slot is one measurement of one contender in one round.
+type slot struct {
+	CPU  float64 `json:"cpu,omitempty"` // microseconds per request
+	RPS  float64 `json:"rps,omitempty"`
+	RSS  int     `json:"rss,omitempty"` // KiB, at its end
+	P50  float64 `json:"p50,omitempty"` // at a fixed rate, microseconds
+	P99  float64 `json:"p99,omitempty"`
+	P999 float64 `json:"p999,omitempty"`
+}
 
-// measure runs one slot of load and takes the contender's CPU time.
-func (s *subject) measure(ctx context.Context, dir string, o *options) error {
-	lua := filepath.Join(dir, "wrk.lua")
-	if err := os.WriteFile(lua, []byte(script), 0o644); err != nil {
-		return err
-	}
+// saturate loads the subject with one shape for some seconds.
+func (s *subject) saturate(ctx context.Context, b *bench, sh *shape, last time.Duration) (slot, error) {
 	before, err := cpuTime(s.pids)
 	if err != nil {
-		return err
+		return slot{}, err
 	}
-	out, err := exec.CommandContext(ctx, "taskset", "-c", "1", "wrk", "-t1", "-c"+strconv.Itoa(o.conns),
-		"-d"+strconv.Itoa(o.seconds)+"s", "-s", lua, "http://"+s.addr).CombinedOutput()
+	var n, rps float64
+	switch {
+	case sh.front == stream:
+		n, rps, err = b.ownLoad(ctx, sh, s.addr, last)
+	case sh.front == muxed:
+		n, rps, err = b.h2load(ctx, sh, s.addr, last)
+	default:
+		scheme := "http"
+		if s.front == ending && s.c != direct {
+			scheme = "https"
+		}
+		n, rps, err = b.wrk(ctx, sh, scheme+"://"+s.addr, last)
+	}
 	if err != nil {
-		return fmt.Errorf("wrk: %w: %s", err, out)
+		return slot{}, err
 	}
 	after, err := cpuTime(s.pids)
 	if err != nil {
-		return err
+		return slot{}, err
 	}
-	if e := errorsLine.Find(out); e != nil {
-		return fmt.Errorf("load failed: %s", e)
+	if n == 0 {
+		return slot{}, errors.New("no request was answered")
 	}
-	rps, total := rpsLine.FindSubmatch(out), totalLine.FindSubmatch(out)
-	if rps == nil || total == nil {
-		return fmt.Errorf("wrk said: %s", out)
+	out := slot{RPS: rps, RSS: rss(s.pids)}
+	if len(s.pids) > 0 {
+		out.CPU = float64(after-before) / float64(time.Microsecond) / n
 	}
-	r, err := strconv.ParseFloat(string(rps[1]), 64)
+	return out, nil
+}
+
+// pace asks at a fixed rate and takes latencies.
+func (s *subject) pace(ctx context.Context, b *bench, sh *shape, last time.Duration) (slot, error) {
+	f := sh.front
+	switch {
+	case f == paired || f == ending && s.c == direct:
+		f = plain
+	}
+	r, err := b.callLoad(ctx, last, "-front", string(f), "-addr", s.addr, "-conns", "16", "-multi", strconv.Itoa(sh.multi),
+		"-size", strconv.Itoa(sh.size), "-rate", strconv.Itoa(b.rate))
 	if err != nil {
-		return err
+		return slot{}, err
 	}
-	n, err := strconv.ParseFloat(string(total[1]), 64)
-	if err != nil || n == 0 {
-		return errors.New("no request was answered")
+	return slot{P50: r.P50, P99: r.P99, P999: r.P999}, nil
+}
+
+// onLoadCPU runs a command with a limit of time and returns what it wrote.
+func onLoadCPU(ctx context.Context, last time.Duration, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, last+20*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "taskset", append([]string{"-c", loadCPU}, args...)...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w: %.2000s", filepath.Base(args[0]), err, out)
 	}
-	s.rps = append(s.rps, r)
-	s.cpu = append(s.cpu, float64(after-before)/float64(time.Microsecond)/n)
-	s.rssLoad = max(s.rssLoad, rss(s.pids))
-	return nil
+	return string(out), nil
+}
+
+func (b *bench) callLoad(ctx context.Context, last time.Duration, args ...string) (*loadResult, error) {
+	out, err := onLoadCPU(ctx, last, append([]string{b.self, "load", "-last", last.String()}, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	r := &loadResult{}
+	return r, json.Unmarshal([]byte(out), r)
+}
+
+func (b *bench) ownLoad(ctx context.Context, sh *shape, addr string, last time.Duration) (n, rps float64, err error) {
+	r, err := b.callLoad(ctx, last, "-front", string(sh.front), "-addr", addr, "-conns", strconv.Itoa(sh.conns), "-size", strconv.Itoa(sh.size))
+	if err != nil {
+		return 0, 0, err
+	}
+	return float64(r.Requests), float64(r.Requests) / r.Seconds, nil
+}
+
+var (
+	wrkRPS     = regexp.MustCompile(`Requests/sec:\s+([0-9.]+)`)
+	wrkTotal   = regexp.MustCompile(`(\d+) requests in`)
+	wrkErrors  = regexp.MustCompile(`(?m)^\s*(Non-2xx.*|Socket errors:.*)$`)
+	h2Done     = regexp.MustCompile(`requests: (\d+) total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed`)
+	h2Rate     = regexp.MustCompile(`finished in ([0-9.]+)(us|ms|s), ([0-9.]+) req/s`)
+	h2Statuses = regexp.MustCompile(`status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx`)
+)
+
+func (b *bench) wrk(ctx context.Context, sh *shape, url string, last time.Duration) (n, rps float64, err error) {
+	var lua strings.Builder
+	fmt.Fprintf(&lua, "wrk.method = \"GET\"\nwrk.path = %q\nwrk.headers[\"Host\"] = %q\n", sh.path, hostName(loadHost))
+	for _, h := range loadHeaders {
+		fmt.Fprintf(&lua, "wrk.headers[%q] = %q\n", h[0], h[1])
+	}
+	file := filepath.Join(b.dir, "wrk.lua")
+	if err := os.WriteFile(file, []byte(lua.String()), 0o600); err != nil {
+		return 0, 0, err
+	}
+	out, err := onLoadCPU(ctx, last, "wrk", "-t1", "-c"+strconv.Itoa(sh.conns), "-d"+strconv.Itoa(int(last.Seconds()))+"s", "-s", file, url)
+	if err != nil {
+		return 0, 0, err
+	}
+	if e := wrkErrors.FindString(out); e != "" {
+		return 0, 0, fmt.Errorf("the load failed: %s", e)
+	}
+	r, t := wrkRPS.FindStringSubmatch(out), wrkTotal.FindStringSubmatch(out)
+	if r == nil || t == nil {
+		return 0, 0, fmt.Errorf("wrk said: %s", out)
+	}
+	return number(t[1]), number(r[1]), nil
+}
+
+func (b *bench) h2load(ctx context.Context, sh *shape, addr string, last time.Duration) (n, rps float64, err error) {
+	file := filepath.Join(b.dir, "body")
+	if err := os.WriteFile(file, grpcBody, 0o600); err != nil {
+		return 0, 0, err
+	}
+	args := []string{"h2load", "-t1", "-c" + strconv.Itoa(sh.conns), "-m" + strconv.Itoa(sh.multi), "-D", strconv.Itoa(int(last.Seconds())), "-d", file,
+		"-H", ":authority: " + hostName(loadHost)}
+	for _, h := range grpcHeaders {
+		args = append(args, "-H", h[0]+": "+h[1])
+	}
+	out, err := onLoadCPU(ctx, last, append(args, "http://"+addr+sh.path)...)
+	if err != nil {
+		return 0, 0, err
+	}
+	d, r, st := h2Done.FindStringSubmatch(out), h2Rate.FindStringSubmatch(out), h2Statuses.FindStringSubmatch(out)
+	if d == nil || r == nil || st == nil {
+		return 0, 0, fmt.Errorf("h2load said: %s", out)
+	}
+	if number(d[4]) > 0 || number(st[2])+number(st[3])+number(st[4]) > 0 {
+		return 0, 0, fmt.Errorf("the load failed: %s; %s", d[0], st[0])
+	}
+	return number(d[2]), number(r[3]), nil
+}
+
+// number reads digits that a pattern has found.
+func number(s string) float64 {
+	n, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		panic("BUG: not a number: " + s)
+	}
+	return n
 }
 
 // cpuTime sums what all threads of the processes have run, from the
 // scheduler's accounting (nanoseconds).
 func cpuTime(pids []int) (time.Duration, error) {
-	var sum time.Duration
+	var total time.Duration
 	for _, pid := range pids {
 		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 		if err != nil || len(tasks) == 0 {
@@ -96,10 +200,10 @@ func cpuTime(pids []int) (time.Duration, error) {
 			if err != nil {
 				return 0, err
 			}
-			sum += time.Duration(n)
+			total += time.Duration(n)
 		}
 	}
-	return sum, nil
+	return total, nil
 }
 
 // rss is the resident memory of the processes in KiB.
@@ -116,61 +220,4 @@ func rss(pids []int) int {
 		}
 	}
 	return n
-}
-
-// probes are asked of every contender before anything is measured.
-var probes = []struct{ host, path string }{
-	{"svc7.example.local", "/api/v1/items?id=42"},
-	{"svc0.example.local", "/svc0/v1/x"},
-	{"svc19.example.local", "/"},
-}
-
-// sameWork refuses to compare contenders that answer differently or send the
-// backend something else.
-func sameWork(all []*subject) error {
-	for _, p := range probes {
-		var first string
-		for i, s := range all {
-			got, err := ask(s.addr, p.host, p.path)
-			if err != nil {
-				return fmt.Errorf("%s: %w", s.contender.Name(), err)
-			}
-			if i == 0 {
-				first = got
-			} else if got != first {
-				return fmt.Errorf("unequal work at %s%s:\n%s answered\n%s\n%s answered\n%s", p.host, p.path,
-					all[0].contender.Name(), first, s.contender.Name(), got)
-			}
-		}
-	}
-	return nil
-}
-
-// added are fields that proxies may differ in: their own name and the time.
-var added = map[string]bool{"Server": true, "Date": true, "X-Envoy-Upstream-Service-Time": true, "Connection": true}
-
-func ask(addr, host, path string) (string, error) {
-	req, err := http.NewRequest(http.MethodGet, "http://"+addr+path, nil)
-	if err != nil {
-		return "", err
-	}
-	req.Host = host
-	c := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableCompression: true, DisableKeepAlives: true}}
-	resp, err := c.Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return "", err
-	}
-	var h []string
-	for k, v := range resp.Header {
-		if !added[k] {
-			h = append(h, k+": "+strings.Join(v, ","))
-		}
-	}
-	sort.Strings(h)
-	return fmt.Sprintf("%d\n%s\n%d bytes of body", resp.StatusCode, strings.Join(h, "\n"), len(body)), nil
 }

@@ -3,141 +3,103 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
-	"time"
 )
 
-// backend answers 1 KiB of JSON: an nginx on the load generator's core.
-type backend struct{ cmd *exec.Cmd }
-
-func (b *backend) Start(ctx context.Context, dir string) (string, error) {
-	addr, err := freeAddr()
-	if err != nil {
-		return "", err
-	}
-	body := strings.Repeat(`{"item":42,"text":"lorem"} `, 38)[:1024]
-	conf := nginxHead(dir, "backend") + `
-http {
-  access_log off; keepalive_requests 1000000000; keepalive_timeout 3600; tcp_nodelay on;
-  server { listen ` + addr + ` backlog=4096;
-    location / { default_type application/json;
-      add_header x-frame-options DENY; add_header x-content-type-options nosniff;
-      add_header cache-control "no-store"; add_header x-version 1.2.3;
-      return 200 '` + body + `'; } } }
-`
-	b.cmd, err = startNginx(ctx, dir, "backend", conf, "1", addr)
-	return addr, err
+// nginx is the proxy that everybody knows: one worker.
+var nginx = &contender{
+	name: "nginx", columns: []string{equal},
+	needs:  []need{{"nginx", "apt-get install nginx"}},
+	fronts: []front{plain, muxed, paired, ending}, // Debian's has no stream module
+	start:  startNginx,
 }
 
-func (b *backend) Stop() { stopGroup(b.cmd) }
-
-// nginx is the contender everybody knows.
-type nginx struct{ cmd *exec.Cmd }
-
-func (n *nginx) Name() string { return "nginx" }
-
-func (n *nginx) Start(ctx context.Context, dir, backend string) (string, []int, error) {
+func startNginx(ctx context.Context, p *plan) (*running, error) {
 	addr, err := freeAddr()
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
+	r := &running{addr: addr}
 	var c strings.Builder
-	c.WriteString(nginxHead(dir, "nginx"))
-	fmt.Fprintf(&c, "http {\n access_log off; keepalive_requests 1000000000; keepalive_timeout 3600; tcp_nodelay on;\n")
-	fmt.Fprintf(&c, " server_names_hash_bucket_size 128;\n upstream b { server %s; keepalive 256; keepalive_requests 1000000000; }\n", backend)
-	for host := range hosts {
-		listen := addr
-		if host == 0 {
-			listen += " backlog=4096"
+	switch p.front {
+	case plain:
+		nginxServers(&c, addr, "", "http://b", nginxForwarded)
+	case muxed:
+		nginxServers(&c, addr+" http2", "", "grpc://b", nginxForwarded)
+	case ending:
+		nginxServers(&c, addr+" ssl", nginxTLS(p.pki.gateway), "http://b", nginxForwarded)
+	case paired:
+		if r.inner, err = freeAddr(); err != nil {
+			return nil, err
 		}
-		fmt.Fprintf(&c, " server { listen %s; server_name svc%d.example.local;\n", listen, host)
-		for _, p := range prefixes(host) {
-			fmt.Fprintf(&c, "  location %s { proxy_pass http://b; proxy_http_version 1.1; proxy_set_header Connection \"\";\n", p)
-			c.WriteString("   proxy_set_header Host $host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n")
-			c.WriteString("   proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Request-Id $http_x_request_id; }\n")
+		nginxServers(&c, r.inner+" ssl", nginxTLS(p.pki.server)+fmt.Sprintf(" ssl_client_certificate %s; ssl_verify_client on;", p.pki.ca), "http://b",
+			"proxy_set_header X-Forwarded-Proto $http_x_forwarded_proto; proxy_set_header X-Forwarded-Client-Cert \"Subject=$ssl_client_s_dn\";")
+		if err := r.nginx(ctx, p, "in", nginxConf(p, "in", p.upstream(), c.String()), r.inner); err != nil {
+			return r, err
+		}
+		c.Reset()
+		nginxServers(&c, addr, fmt.Sprintf("proxy_ssl_certificate %s; proxy_ssl_certificate_key %s; proxy_ssl_trusted_certificate %s; "+
+			"proxy_ssl_verify on; proxy_ssl_name %s; proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse on;",
+			p.pki.client.cert, p.pki.client.key, p.pki.ca, pairName), "https://b", "proxy_set_header X-Forwarded-Proto $scheme;")
+		return r, r.nginx(ctx, p, "out", nginxConf(p, "out", r.inner, c.String()), addr)
+	}
+	return r, r.nginx(ctx, p, "nginx", nginxConf(p, "nginx", p.upstream(), c.String()), addr)
+}
+
+const nginxForwarded = "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme;"
+
+func nginxTLS(c certificate) string {
+	return fmt.Sprintf("ssl_certificate %s; ssl_certificate_key %s; ssl_protocols TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;", c.cert, c.key)
+}
+
+// nginxServers writes the route table; to is a proxy_pass or grpc_pass URL.
+func nginxServers(c *strings.Builder, listen, extra, to, headers string) {
+	pass := "proxy_pass " + to + "; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $host;"
+	if strings.HasPrefix(to, "grpc:") {
+		pass = "grpc_pass " + to + ";"
+		headers = strings.ReplaceAll(headers, "proxy_set_header", "grpc_set_header")
+	}
+	for h := range hostCount {
+		l := listen
+		if h == 0 {
+			l += " backlog=4096"
+		}
+		fmt.Fprintf(c, " server { listen %s; server_name %s; %s\n", l, hostName(h), extra)
+		for _, prefix := range prefixesOf(hostName(h)) {
+			fmt.Fprintf(c, "  location %s { %s %s }\n", prefix, pass, headers)
 		}
 		c.WriteString(" }\n")
 	}
-	c.WriteString("}\n")
-	if n.cmd, err = startNginx(ctx, dir, "nginx", c.String(), "0", addr); err != nil {
-		return "", nil, err
-	}
-	return addr, append(children(n.cmd.Process.Pid), n.cmd.Process.Pid), nil
 }
 
-func (n *nginx) Stop() { stopGroup(n.cmd) }
-
-const hosts = 20
-
-// prefixes of a host's route table.
-func prefixes(host int) []string {
-	var out []string
-	for i := range 8 {
-		out = append(out, fmt.Sprintf("/svc%d/v%d/", host, i+1))
-	}
-	return append(out, "/api/v1/", "/")
+func nginxConf(p *plan, name, upstream, servers string) string {
+	return fmt.Sprintf(`daemon off; worker_processes 1; worker_rlimit_nofile 20000; pid %s; error_log %s warn;
+events { worker_connections 8192; }
+http {
+ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600; tcp_nodelay on; server_tokens off;
+ http2_max_requests 1000000000; http2_max_concurrent_streams 1000; server_names_hash_bucket_size 128;
+ client_body_temp_path %s; proxy_temp_path %s; fastcgi_temp_path %s; uwsgi_temp_path %s; scgi_temp_path %s;
+ upstream b { server %s; keepalive 512; keepalive_requests 1000000000; }
+%s}
+`, p.path(name+".pid"), p.path(name+".err"), p.path("cb"), p.path("pt"), p.path("ft"), p.path("ut"), p.path("st"), upstream, servers)
 }
 
-func nginxHead(dir, name string) string {
-	return fmt.Sprintf("daemon off; worker_processes 1; pid %s; error_log %s warn;\nevents { worker_connections 8192; }\n",
-		filepath.Join(dir, name+".pid"), filepath.Join(dir, name+".err"))
-}
-
-func startNginx(ctx context.Context, dir, name, conf, cpu, addr string) (*exec.Cmd, error) {
-	file := filepath.Join(dir, name+".conf")
-	if err := os.WriteFile(file, []byte(conf), 0o644); err != nil {
-		return nil, err
-	}
-	cmd := exec.Command("taskset", "-c", cpu, "nginx", "-p", dir, "-c", file)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	return cmd, waitListening(ctx, addr)
-}
-
-// waitListening waits until a connection is accepted.
-func waitListening(ctx context.Context, addr string) error {
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
-		if c, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
-			return c.Close()
-		}
-	}
-	return fmt.Errorf("nothing listens on %s", addr)
-}
-
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// nginx runs one nginx, master and worker, and waits for addr.
+func (r *running) nginx(ctx context.Context, p *plan, name, conf, addr string) error {
+	file, err := p.write(name+".conf", conf)
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
-}
-
-// children are the processes that pid has started, and theirs.
-func children(pid int) []int {
-	var out []int
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, s := range stats {
-		b, err := os.ReadFile(s)
-		if err != nil {
-			continue
-		}
-		f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-		if len(f) < 2 || f[1] != strconv.Itoa(pid) {
-			continue
-		}
-		if c, err := strconv.Atoi(filepath.Base(filepath.Dir(s))); err == nil {
-			out = append(append(out, c), children(c)...)
-		}
+	j, err := spawn(p.dir, name, proxyCPU, "nginx", "-p", p.dir, "-c", file)
+	if err != nil {
+		return err
 	}
-	return out
+	r.jobs = append(r.jobs, j)
+	if err := j.listening(ctx, addr); err != nil {
+		return err
+	}
+	var pids []int
+	err = j.await(ctx, "a worker", func() bool { pids = family(j.pid(), "nginx"); return len(pids) == 2 })
+	r.pids = append(r.pids, pids...)
+	return err
 }

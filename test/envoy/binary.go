@@ -19,7 +19,7 @@ const Version = "1.40.0"
 // into $TULLE_CACHE, or the user's cache folder when that is unset.
 func Binary(t testing.TB) string {
 	t.Helper()
-	path, err := install(t.Context())
+	path, err := Install(t.Context())
 	if err == nil {
 		return path
 	}
@@ -32,8 +32,9 @@ func Binary(t testing.TB) string {
 	return ""
 }
 
-// install is safe against other processes that install at the same time.
-func install(ctx context.Context) (string, error) {
+// Install returns the path of an Envoy of Version, as Binary does. It is safe
+// against other processes that install at the same time.
+func Install(ctx context.Context) (string, error) {
 	root := os.Getenv("TULLE_CACHE")
 	if root == "" {
 		dir, err := os.UserCacheDir()

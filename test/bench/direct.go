@@ -1,0 +1,9 @@
+package main
+
+import "context"
+
+// direct is no proxy at all: what the others add is measured against it.
+var direct = &contender{
+	name: "direct", columns: []string{equal},
+	start: func(_ context.Context, p *plan) (*running, error) { return &running{addr: p.upstream()}, nil },
+}
