@@ -193,7 +193,9 @@ func (l *Lowering) inboundChains(p inboundPlace) []*listenerpb.FilterChain {
 		if row.http {
 			c.Filters = []*listenerpb.Filter{hcmFilter(l.inboundManager(p))}
 		} else {
-			c.Filters = append(l.tcpRBAC(p.policy.Authz, p.scope), l.tcpTo(p.cluster))
+			scope := p.scope
+			scope.guessed = p.protocol == model.Sniff
+			c.Filters = append(l.tcpRBAC(p.policy.Authz, scope), l.tcpTo(p.cluster))
 		}
 		if row.mtls {
 			c.TransportSocket = tlsSocket(l.meshServer(l.inboundALPN(row.http)))

@@ -19,6 +19,9 @@ import (
 // rbacScope is where policies are enforced.
 type rbacScope struct {
 	tcp bool // connections, not requests: HTTP attributes do not exist
+	// guessed is a TCP chain for what a port might carry that nobody declared:
+	// nothing to tell the user about.
+	guessed bool
 	// Standalone, a sidecar listens on another port than the workload port
 	// that policies speak of; both zero when they are the same.
 	workloadPort, listenPort uint16
@@ -127,7 +130,9 @@ func (l *Lowering) addPolicy(rbac *rbacpb.RBAC, p *model.AuthzPolicy, scope rbac
 		b := rbacRule{l: l, p: p, scope: scope}
 		policy, err := b.policy(r)
 		if err != nil {
-			l.notice(model.Warning, model.Unreachable, originOr(r.Origin, p.Origin), "this ALLOW rule never matches here: "+err.Error())
+			if !scope.guessed {
+				l.notice(model.Warning, model.Unreachable, originOr(r.Origin, p.Origin), "this ALLOW rule never matches on a TCP port: "+err.Error())
+			}
 			policy = neverPolicy()
 		}
 		rbac.Policies[name] = policy
