@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/interop"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
+	grpcstatus "google.golang.org/grpc/status"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/proxytest"
 )
@@ -38,11 +40,12 @@ func TestGRPC(t *testing.T) {
 		c := testpb.NewTestServiceClient(cc)
 		for _, do := range []func(context.Context, testpb.TestServiceClient, ...grpc.CallOption){
 			interop.DoEmptyUnaryCall, interop.DoLargeUnaryCall, interop.DoClientStreaming, interop.DoServerStreaming,
-			interop.DoPingPong, interop.DoEmptyStream, interop.DoTimeoutOnSleepingServer, interop.DoCancelAfterBegin,
+			interop.DoPingPong, interop.DoEmptyStream, interop.DoCancelAfterBegin,
 			interop.DoCancelAfterFirstResponse, interop.DoCustomMetadata, interop.DoStatusCodeAndMessage, interop.DoSpecialStatusMessage,
 		} {
 			do(ctx, c)
 		}
+		sleeping(ctx, t, c)
 		interop.DoUnimplementedMethod(ctx, cc)
 		interop.DoUnimplementedService(ctx, testpb.NewUnimplementedServiceClient(cc))
 		idle(t, m.Client, m.Server)
@@ -50,4 +53,21 @@ func TestGRPC(t *testing.T) {
 			t.Errorf("%d good calls\n%s", n, m.Server.Totals())
 		}
 	})
+}
+
+// sleeping is interop.DoTimeoutOnSleepingServer, but for one thing: on a busy
+// machine the server's deadline may come before the client's, which is of the
+// same length. Then it resets the stream, and a proxy (Envoy too) says
+// Unavailable.
+func sleeping(ctx context.Context, t *testing.T, c testpb.TestServiceClient) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
+	defer cancel()
+	s, err := c.FullDuplexCall(ctx)
+	if err == nil {
+		_, err = s.Recv()
+	}
+	if got := grpcstatus.Code(err); got != codes.DeadlineExceeded && got != codes.Unavailable {
+		t.Errorf("a call beyond its deadline: %v", err)
+	}
 }

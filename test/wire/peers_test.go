@@ -99,7 +99,7 @@ func dial(t testing.TB, addr string) *conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(6 * patience))
+	_ = c.SetDeadline(time.Now().Add(2 * patience))
 	return &conn{t, c.(*net.TCPConn), bufio.NewReader(c)}
 }
 
