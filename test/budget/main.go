@@ -89,6 +89,14 @@ func (t *tally) end(e event, key string) {
 		if e.Action == "fail" && !slices.ContainsFunc(t.tests, func(o event) bool { return o.Package == e.Package && o.Action == "fail" }) {
 			t.packages++
 		}
+		if e.Action == "fail" { // what tests said that never ended: a crash, a time-out
+			for k, said := range t.output {
+				if strings.HasPrefix(k, e.Package+" ") {
+					fmt.Print(strings.Join(said, ""))
+					delete(t.output, k)
+				}
+			}
+		}
 		return
 	}
 	said := t.output[key]
