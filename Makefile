@@ -30,11 +30,12 @@ test-race: ## the data plane's rooms under the race detector
 	$(GO) test -race -timeout 20m ./internal/...
 
 .PHONY: check
-check: ## format, vet, lint, house test, generated files clean
+check: ## format, vet, lint, house test, tulle builds elsewhere, generated files clean
 	@out=$$(gofmt -l cmd internal test *.go); [ -z "$$out" ] || { echo "gofmt wants: $$out"; exit 1; }
 	$(GO) vet $(PKGS)
 	$(GO) tool -modfile=tools/go.mod staticcheck $(PKGS)
 	$(GO) test -run TestHouse -count=1 .
+	@for os in darwin windows; do GOOS=$$os $(GO) build -o /dev/null ./cmd/tulle || exit 1; done
 	@$(MAKE) --no-print-directory gen
 	@git diff --exit-code --stat -- internal/proxy/conf/wire go.mod go.sum || { echo "generated files differ: commit what make gen wrote"; exit 1; }
 

@@ -43,17 +43,13 @@ func (t *terminal) say(format string, args ...any) {
 
 // commands is every subcommand, in the order of the help.
 func commands(t *terminal) []*cobra.Command {
-	return []*cobra.Command{
+	all := []*cobra.Command{
 		translateCommand(t),
 		validateCommand(t),
 		explainCommand(t),
-		upCommand(t),
-		runCommand(t),
-		demoCommand(t),
-		demoAppCommand(t),
-		controlPlaneCommand(t),
-		versionCommand(t),
 	}
+	all = append(all, standaloneCommands(t)...)
+	return append(all, controlPlaneCommand(t), versionCommand(t))
 }
 
 // Main runs one command and returns the exit status. It ends early, by the
