@@ -54,14 +54,7 @@ func upstream(t *testing.T) netip.AddrPort {
 		}
 		return reply(q, code, addrs("192.0.2.1"), true)
 	}
-	u, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", u.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	u, l := both(t, "127.0.0.1")
 	t.Cleanup(func() { u.Close(); l.Close() })
 	go func() {
 		b := make([]byte, 4096)
@@ -93,19 +86,31 @@ func upstream(t *testing.T) netip.AddrPort {
 	return netip.MustParseAddrPort(u.LocalAddr().String())
 }
 
+// both opens a port for UDP and TCP. A port that is free for one may be the
+// other's, of a connection that went out.
+func both(t *testing.T, host string) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for range 100 {
+		u, err := net.ListenPacket("udp", net.JoinHostPort(host, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l, err := net.Listen("tcp", u.LocalAddr().String()); err == nil {
+			return u, l
+		}
+		_ = u.Close()
+	}
+	t.Fatal("no port is free for both")
+	return nil, nil
+}
+
+
 // serve runs a server and returns a resolver that asks it.
 func serve(t *testing.T, host string, up ...netip.AddrPort) (*Server, *net.Resolver, string) {
 	t.Helper()
 	s := New(Options{Namespace: "shop", Resolvers: func() []netip.AddrPort { return up }})
-	u, err := net.ListenPacket("udp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	u, l := both(t, host)
 	at := u.LocalAddr().String()
-	l, err := net.Listen("tcp", at)
-	if err != nil {
-		t.Fatal(err)
-	}
 	done := make(chan struct{}, 2)
 	go func() { s.Packets(u); done <- struct{}{} }()
 	go func() { s.Streams(l); done <- struct{}{} }()
