@@ -104,7 +104,6 @@ func both(t *testing.T, host string) (net.PacketConn, net.Listener) {
 	return nil, nil
 }
 
-
 // serve runs a server and returns a resolver that asks it.
 func serve(t *testing.T, host string, up ...netip.AddrPort) (*Server, *net.Resolver, string) {
 	t.Helper()
