@@ -65,6 +65,9 @@ func TestLoad(t *testing.T) {
 			if r.Requests == 0 || r.P50 <= 0 || r.P999 < r.P99 || r.P99 < r.P50 {
 				t.Errorf("closed loop: %+v", r)
 			}
+			if o.size > 1000 {
+				return // a rate of large messages is the machine's own
+			}
 			o.rate, o.last = 500, time.Second
 			if r, err = load(&o); err != nil {
 				t.Fatal(err)

@@ -56,7 +56,8 @@ func tulleEngine(bridge bool) Engine {
 		}
 		dir := shortDir(t)
 		boot := proxy.Bootstrap{
-			ID: nodeID(r), XDS: "unix://" + p.Socket(), TokenFile: secretFile(t, dir, "token", []byte(r.Token)),
+			Concurrency: 1, // as Envoy: with two, each may open the one connection that a limit allows
+			ID:          nodeID(r), XDS: "unix://" + p.Socket(), TokenFile: secretFile(t, dir, "token", []byte(r.Token)),
 			Admin: "unix://" + filepath.Join(dir, "admin"), NoBridge: !bridge, Drain: proxy.Duration(100 * time.Millisecond),
 			Workload: proxy.Workload{Name: r.Name, Namespace: r.Namespace, Gateway: r.Gateway},
 		}
