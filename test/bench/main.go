@@ -264,15 +264,13 @@ func (b *bench) runFront(ctx context.Context, f front) error {
 }
 
 func (b *bench) runShape(ctx context.Context, sh *shape, all []*subject) error {
-	last := time.Duration(b.seconds) * time.Second
 	for round := range b.rounds {
 		fmt.Fprintf(os.Stderr, "%s: round %d of %d\n", sh.name, round+1, b.rounds)
 		for _, s := range all {
-			m, err := s.saturate(ctx, b, sh, last)
-			if err == nil && sh.fixed && b.rate > 0 {
-				var at slot
-				at, err = s.pace(ctx, b, sh, max(last/2, time.Second))
-				m.P50, m.P99, m.P999 = at.P50, at.P99, at.P999
+			m, err := s.slot(ctx, b, sh)
+			if err != nil && ctx.Err() == nil { // a busy machine: once more, and it is told
+				fmt.Fprintf(os.Stderr, "%s (%s): %v; once more\n", s.c.name, s.column, err)
+				m, err = s.slot(ctx, b, sh)
 			}
 			if err != nil {
 				return fmt.Errorf("%s (%s): %w", s.c.name, s.column, err)
@@ -281,4 +279,17 @@ func (b *bench) runShape(ctx context.Context, sh *shape, all []*subject) error {
 		}
 	}
 	return nil
+}
+
+// slot measures the subject once: at saturation, and at a fixed rate where the
+// shape stands for its front.
+func (s *subject) slot(ctx context.Context, b *bench, sh *shape) (slot, error) {
+	last := time.Duration(b.seconds) * time.Second
+	m, err := s.saturate(ctx, b, sh, last)
+	if err != nil || !sh.fixed || b.rate <= 0 {
+		return m, err
+	}
+	at, err := s.pace(ctx, b, sh, max(last/2, time.Second))
+	m.P50, m.P99, m.P999 = at.P50, at.P99, at.P999
+	return m, err
 }

@@ -49,7 +49,7 @@ func newSamples() samples { return samples{Series: []*series{}} }
 func readSamples(file string) (*samples, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("baseline: %w", err)
+		return nil, fmt.Errorf("baseline: %w (make bench ARGS='-save %s' takes one)", err, file)
 	}
 	s := &samples{}
 	if err := json.Unmarshal(b, s); err != nil {
