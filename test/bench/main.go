@@ -252,13 +252,15 @@ func (b *bench) runFront(ctx context.Context, f front) error {
 	if err := sameWork(all); err != nil {
 		return err
 	}
+	if b.idle > 0 && (f == plain || f == ending) { // first: memory that a load leaves hides theirs
+		if err := b.runIdle(ctx, f, all); err != nil {
+			return err
+		}
+	}
 	for i := range mine {
 		if err := b.runShape(ctx, &mine[i], all); err != nil {
 			return fmt.Errorf("%s: %w", mine[i].name, err)
 		}
-	}
-	if b.idle > 0 && (f == plain || f == ending) {
-		return b.runIdle(ctx, f, all)
 	}
 	return nil
 }
