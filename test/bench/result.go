@@ -256,7 +256,11 @@ func moved(w io.Writer, base, now *samples) (changes int) {
 				was, is = per(old, z, cpuOf, ratio), per(x, y, cpuOf, ratio)
 			}
 		}
-		changes += move(w, x, what, was, is)
+		if min(len(was), len(is)) < 3 && len(x.Slots) > 0 {
+			fmt.Fprintf(w, "%s %s %s: fewer than three rounds tell nothing of noise\n", x.Shape, x.Column, x.Contender)
+		} else {
+			changes += move(w, x, what, was, is)
+		}
 		idle, with := float64(x.Idle), float64(x.With-x.Idle)
 		changes += move(w, x, "idle memory, KB", repeat(old.Idle, .05), []float64{idle})
 		if x.With > 0 {
