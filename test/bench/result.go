@@ -256,7 +256,7 @@ func moved(w io.Writer, base, now *samples) (changes int) {
 				was, is = per(old, z, cpuOf, ratio), per(x, y, cpuOf, ratio)
 			}
 		}
-		if min(len(was), len(is)) < 3 && len(x.Slots) > 0 {
+		if len(is) > 0 && min(len(was), len(is)) < 3 {
 			fmt.Fprintf(w, "%s %s %s: fewer than three rounds tell nothing of noise\n", x.Shape, x.Column, x.Contender)
 		} else {
 			changes += move(w, x, what, was, is)
