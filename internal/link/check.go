@@ -33,7 +33,7 @@ func (m *Mesh) checkServices(n *notices) {
 			if first == nil || first == s {
 				continue
 			}
-			n.add(model.Warning, model.Conflict, s.Origin, "%s is served by %s; of this object only subjectAltNames are used", host, where(first.Origin))
+			n.code("TUL0101").add(model.Warning, model.Conflict, s.Origin, "%s is served by %s; of this object only subjectAltNames are used", host, where(first.Origin))
 		}
 	}
 	byPort := map[uint16]*service{}
@@ -52,7 +52,7 @@ func (m *Mesh) checkServices(n *notices) {
 				continue
 			}
 			if first := byPort[p.Number]; first != nil {
-				n.add(model.Warning, model.Conflict, s.Origin, "%s has no addresses, and connections to TCP port %d already belong to %s (%s); give it addresses",
+				n.code("IST0134").add(model.Warning, model.Conflict, s.Origin, "%s has no addresses, and connections to TCP port %d already belong to %s (%s); give it addresses",
 					s.Host, p.Number, first.Host, where(first.Origin))
 				continue
 			}
@@ -71,7 +71,7 @@ func checkAddresses(s *service, by map[netip.AddrPort]*service, n *notices) {
 			}
 			at := netip.AddrPortFrom(a.Addr().Unmap(), p.Number)
 			if first := by[at]; first != nil && first.Host != s.Host {
-				n.add(model.Warning, model.Conflict, s.Origin, "%s shares %s with %s (%s), to which all of its connections go", s.Host, at, first.Host, where(first.Origin))
+				n.code("TUL0101").add(model.Warning, model.Conflict, s.Origin, "%s shares %s with %s (%s), to which all of its connections go", s.Host, at, first.Host, where(first.Origin))
 				continue
 			}
 			by[at] = s
@@ -87,7 +87,7 @@ func (m *Mesh) checkTargets(s *service, n *notices) {
 		for i := range s.endpoints {
 			e := &s.endpoints[i]
 			if e.port(p) == 0 {
-				n.add(model.Warning, model.NotFound, s.Origin, "port %d: targetPort %q is no named port of %s", p.Number, p.TargetName, where(e.workload.Origin))
+				n.code("TUL0102").add(model.Warning, model.NotFound, s.Origin, "port %d: targetPort %q is no named port of %s", p.Number, p.TargetName, where(e.workload.Origin))
 				break
 			}
 		}

@@ -74,7 +74,7 @@ func (m *Mesh) checkCredential(c *model.Client, s openServer, known bool, n *not
 		// wrong wherever it runs.
 		for _, name := range t.CredentialNames {
 			if !m.anySecret(strings.TrimPrefix(name, "kubernetes://")) {
-				n.add(model.Error, model.NotFound, at, "there is no Secret %s in any namespace; its hosts %s are not served", name, strings.Join(s.sni(), ", "))
+				n.code("IST0101").add(model.Error, model.NotFound, at, "there is no Secret %s in any namespace; its hosts %s are not served", name, strings.Join(s.sni(), ", "))
 			}
 		}
 		return
@@ -84,7 +84,7 @@ func (m *Mesh) checkCredential(c *model.Client, s openServer, known bool, n *not
 		if strings.Contains(why, "is not there") {
 			reason = model.NotFound
 		}
-		n.add(model.Error, reason, at, "%s; its hosts %s are not served", why, strings.Join(s.sni(), ", "))
+		n.code("IST0161").add(model.Error, reason, at, "%s; its hosts %s are not served", why, strings.Join(s.sni(), ", "))
 	}
 }
 
@@ -113,7 +113,7 @@ func (m *Mesh) checkServers(g *model.Gateway, n *notices) {
 			used = used || len(intersect(s.hostsFor(r.Namespace), r.hosts)) > 0
 		}
 		if !used {
-			n.add(model.Warning, model.NotFound, s.server.Origin, "no VirtualService of this Gateway has one of its hosts %s", strings.Join(s.hosts, ", "))
+			n.code("TUL0109").add(model.Warning, model.NotFound, s.server.Origin, "no VirtualService of this Gateway has one of its hosts %s", strings.Join(s.hosts, ", "))
 		}
 	}
 }
@@ -125,13 +125,13 @@ func (m *Mesh) checkPolicies(n *notices) {
 			return
 		}
 		if len(m.workloads.selected(ns, sel)) == 0 {
-			n.add(model.Warning, model.NotFound, o, "its selector %s selects no workload of namespace %s", labelText(sel), ns)
+			n.code("IST0127").add(model.Warning, model.NotFound, o, "its selector %s selects no workload of namespace %s", labelText(sel), ns)
 		}
 	}
 	for _, ns := range sortedKeys(m.authz) {
 		for _, p := range m.authz[ns] {
 			if len(p.Services) > 0 {
-				n.add(model.Error, model.Unsupported, p.Origin, "targetRefs to Services act in waypoints only, which there are none of: the policy is not enforced")
+				n.code("IST0167").add(model.Error, model.Unsupported, p.Origin, "targetRefs to Services act in waypoints only, which there are none of: the policy is not enforced")
 				continue
 			}
 			unselected(ns, p.Selector, p.Origin)

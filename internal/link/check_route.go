@@ -46,11 +46,11 @@ func (m *Mesh) checkMeshHosts(r *routeSet, n *notices) {
 		}
 		svc := reg.byHost[h]
 		if svc == nil {
-			n.add(model.Warning, model.NotFound, r.Origin, "%s; at sidecars its HTTP rules act on port 80 only", m.unknown(h, r.Namespace))
+			n.code("TUL0103").add(model.Warning, model.NotFound, r.Origin, "%s; at sidecars its HTTP rules act on port 80 only", m.unknown(h, r.Namespace))
 			continue
 		}
 		if !slices.ContainsFunc(svc.Ports, func(p model.Port) bool { return p.Protocol.IsHTTP() || p.Protocol == model.Sniff }) {
-			n.add(model.Warning, model.Unreachable, r.Origin, "its HTTP rules for %s never act at sidecars: no port of %s speaks HTTP (a port's protocol comes from appProtocol or its name, as http-web)", h, where(svc.Origin))
+			n.code("TUL0104").add(model.Warning, model.Unreachable, r.Origin, "its HTTP rules for %s never act at sidecars: no port of %s speaks HTTP (a port's protocol comes from appProtocol or its name, as http-web)", h, where(svc.Origin))
 		}
 	}
 }
@@ -60,7 +60,7 @@ func (m *Mesh) checkMeshHosts(r *routeSet, n *notices) {
 func (m *Mesh) checkBinding(r *routeSet, name string, n *notices) {
 	i := slices.IndexFunc(m.gateways, func(g *model.Gateway) bool { return g.Namespace+"/"+g.Name == name })
 	if i < 0 {
-		n.add(model.Error, model.NotFound, r.Origin, "Gateway %s is not there", name)
+		n.code("IST0101").add(model.Error, model.NotFound, r.Origin, "Gateway %s is not there", name)
 		return
 	}
 	g := m.gateways[i]
@@ -71,7 +71,7 @@ func (m *Mesh) checkBinding(r *routeSet, name string, n *notices) {
 			found = found || len(intersect(s.hostsFor(r.Namespace), []string{h})) > 0
 		}
 		if !found {
-			n.add(model.Warning, model.NotFound, r.Origin, "no server of %s has host %s for namespace %s", where(g.Origin), h, r.Namespace)
+			n.code("IST0132").add(model.Warning, model.NotFound, r.Origin, "no server of %s has host %s for namespace %s", where(g.Origin), h, r.Namespace)
 		}
 	}
 }
@@ -81,7 +81,7 @@ func (m *Mesh) checkSNI(r *routeSet, t *model.TLSRule, n *notices) {
 	for i := range t.Matches {
 		for _, sni := range t.Matches[i].SNI {
 			if !slices.ContainsFunc(r.hosts, func(h string) bool { return under(h, sni) }) {
-				n.add(model.Error, model.Invalid, t.Matches[i].Origin, "SNI host %s does not lie within hosts", sni)
+				n.code("TUL0106").add(model.Error, model.Invalid, t.Matches[i].Origin, "SNI host %s does not lie within hosts", sni)
 			}
 		}
 	}
@@ -99,19 +99,19 @@ func (m *Mesh) checkBackends(r *routeSet, list []model.Backend, o model.Origin, 
 		m.checkBackend(r, b, at, n)
 	}
 	if len(list) > 1 && sum == 0 {
-		n.add(model.Error, model.Invalid, o, "all weights are 0: nothing is left to route to, requests are answered with 500")
+		n.code("TUL0105").add(model.Error, model.Invalid, o, "all weights are 0: nothing is left to route to, requests are answered with 500")
 	}
 }
 
 func (m *Mesh) checkBackend(r *routeSet, b *model.Backend, at model.Origin, n *notices) {
 	svc := m.registry(r.Namespace).byHost[b.Host]
 	if svc == nil {
-		n.add(model.Error, model.NotFound, at, "destination %s", m.unknown(b.Host, r.Namespace))
+		n.code("IST0101").add(model.Error, model.NotFound, at, "destination %s", m.unknown(b.Host, r.Namespace))
 		return
 	}
 	if b.Port != 0 {
 		if _, ok := svc.port(b.Port); !ok {
-			n.add(model.Error, model.NotFound, at, "destination %s has no port %d; it has %s", b.Host, b.Port, portList(svc))
+			n.code("IST0101").add(model.Error, model.NotFound, at, "destination %s has no port %d; it has %s", b.Host, b.Port, portList(svc))
 			return
 		}
 	} else if svc.only() == 0 {
@@ -129,7 +129,7 @@ func (m *Mesh) checkImplicitPort(r *routeSet, svc *service, at model.Origin, n *
 		if _, ok := svc.port(port); ok {
 			return false
 		}
-		n.add(model.Error, model.NotFound, at, "destination %s has several ports (%s) and none is chosen; for requests to %s it would be port %d", svc.Host, portList(svc), place, port)
+		n.code("IST0112").add(model.Error, model.NotFound, at, "destination %s has several ports (%s) and none is chosen; for requests to %s it would be port %d", svc.Host, portList(svc), place, port)
 		return true
 	}
 	if slices.Contains(r.Gateways, "mesh") {
@@ -191,17 +191,17 @@ func (m *Mesh) checkSubset(r *routeSet, svc *service, name string, at model.Orig
 	}
 	switch {
 	case elsewhere != nil && own != nil:
-		n.add(model.Warning, model.NotFound, at, "subset %s of %s is defined by %s, but clients in namespace %s use %s, which wins whole and does not have it",
+		n.code("IST0101").add(model.Warning, model.NotFound, at, "subset %s of %s is defined by %s, but clients in namespace %s use %s, which wins whole and does not have it",
 			name, svc.Host, where(elsewhere.origins[0]), r.Namespace, where(own.origins[0]))
 	case elsewhere != nil && len(elsewhere.selector) == 0:
-		n.add(model.Warning, model.NotFound, at, "subset %s of %s is defined by %s, which clients in namespace %s do not see",
+		n.code("IST0101").add(model.Warning, model.NotFound, at, "subset %s of %s is defined by %s, which clients in namespace %s do not see",
 			name, svc.Host, where(elsewhere.origins[0]), r.Namespace)
 	case elsewhere != nil:
 	case len(names) > 0:
 		slices.Sort(names)
-		n.add(model.Error, model.NotFound, at, "subset %s of %s is not defined; there are %v", name, svc.Host, names)
+		n.code("IST0101").add(model.Error, model.NotFound, at, "subset %s of %s is not defined; there are %v", name, svc.Host, names)
 	default:
-		n.add(model.Error, model.NotFound, at, "subset %s of %s is not defined: no DestinationRule for this host has subsets", name, svc.Host)
+		n.code("IST0101").add(model.Error, model.NotFound, at, "subset %s of %s is not defined: no DestinationRule for this host has subsets", name, svc.Host)
 	}
 }
 
@@ -235,9 +235,9 @@ func (m *Mesh) checkOwners(n *notices) {
 				}
 				told[loss{h, old, r}] = true
 				if forAll(old) {
-					n.add(model.Error, model.Conflict, r.Origin, "its HTTP rules for %s are ignored %s: %s comes first and owns the host (VirtualServices of one host are merged at gateways only)", h, place, where(old.Origin))
+					n.code("IST0109").add(model.Error, model.Conflict, r.Origin, "its HTTP rules for %s are ignored %s: %s comes first and owns the host (VirtualServices of one host are merged at gateways only)", h, place, where(old.Origin))
 				} else {
-					n.add(model.Warning, model.Conflict, r.Origin, "its HTTP rules for %s are ignored %s for which %s has a rule: that one comes first (VirtualServices of one host are merged at gateways only)", h, place, where(old.Origin))
+					n.code("IST0109").add(model.Warning, model.Conflict, r.Origin, "its HTTP rules for %s are ignored %s for which %s has a rule: that one comes first (VirtualServices of one host are merged at gateways only)", h, place, where(old.Origin))
 				}
 			}
 		}
@@ -279,7 +279,7 @@ func checkReach(r *routeSet, n *notices) {
 			by = max(by, i)
 		}
 		if hidden {
-			n.add(model.Warning, model.Unreachable, rule.Origin, "never reached: %s matches every request that this rule does", ruleName(&r.http[by], by))
+			n.code("IST0130").add(model.Warning, model.Unreachable, rule.Origin, "never reached: %s matches every request that this rule does", ruleName(&r.http[by], by))
 		}
 	}
 }
@@ -363,7 +363,7 @@ func (m *Mesh) checkDestination(d *destination, n *notices) {
 		}
 	}
 	if len(found) == 0 {
-		n.add(model.Warning, model.NotFound, d.origins[0], "%s", m.unknown(d.host, d.ns))
+		n.code("IST0174").add(model.Warning, model.NotFound, d.origins[0], "%s", m.unknown(d.host, d.ns))
 		return
 	}
 	if wild(d.host) {
@@ -372,7 +372,7 @@ func (m *Mesh) checkDestination(d *destination, n *notices) {
 	checkTLS(d, found[0], n)
 	for _, sub := range d.subsets {
 		if !m.selectsSome(found[0], sub.Labels) {
-			n.add(model.Warning, model.NotFound, sub.Origin, "subset %s selects no endpoint of %s (labels %v)", sub.Name, d.host, labelText(sub.Labels))
+			n.code("IST0173").add(model.Warning, model.NotFound, sub.Origin, "subset %s selects no endpoint of %s (labels %v)", sub.Name, d.host, labelText(sub.Labels))
 		}
 	}
 }
@@ -397,11 +397,11 @@ func checkTLS(d *destination, svc *service, n *notices) {
 			mode := e.server.port(e.port(p))
 			switch {
 			case mesh && !e.workload.MTLS:
-				n.add(model.Error, model.Conflict, at, "mesh mTLS to port %d of %s fails at %s, which has no sidecar", p.Number, svc.Host, where(e.workload.Origin))
+				n.code("IST0113").add(model.Error, model.Conflict, at, "mesh mTLS to port %d of %s fails at %s, which has no sidecar", p.Number, svc.Host, where(e.workload.Origin))
 			case mesh && mode == model.MTLSDisable:
-				n.add(model.Error, model.Conflict, at, "mesh mTLS to port %d of %s fails at %s, whose PeerAuthentication says DISABLE", p.Number, svc.Host, where(e.workload.Origin))
+				n.code("IST0113").add(model.Error, model.Conflict, at, "mesh mTLS to port %d of %s fails at %s, whose PeerAuthentication says DISABLE", p.Number, svc.Host, where(e.workload.Origin))
 			case !mesh && e.workload.MTLS && mode == model.MTLSStrict:
-				n.add(model.Error, model.Conflict, at, "port %d of %s takes mesh mTLS only (PeerAuthentication STRICT at %s), and this rule makes clients come without", p.Number, svc.Host, where(e.workload.Origin))
+				n.code("IST0113").add(model.Error, model.Conflict, at, "port %d of %s takes mesh mTLS only (PeerAuthentication STRICT at %s), and this rule makes clients come without", p.Number, svc.Host, where(e.workload.Origin))
 			default:
 				continue
 			}

@@ -28,7 +28,7 @@ func (m *Mesh) delegated(s *routeSet, n *notices) []model.HTTPRule {
 		}
 		d := m.routes.delegates[ref]
 		if d == nil || !d.export.to(s.Namespace) {
-			n.add(model.Error, model.NotFound, root.Origin, "delegate %s/%s is not there (a delegate is a VirtualService without hosts, exported to %s); the rule is dropped", ref.Namespace, ref.Name, s.Namespace)
+			n.code("TUL0107").add(model.Error, model.NotFound, root.Origin, "delegate %s/%s is not there (a delegate is a VirtualService without hosts, exported to %s); the rule is dropped", ref.Namespace, ref.Name, s.Namespace)
 			continue
 		}
 		for j := range d.http {
@@ -44,7 +44,7 @@ func (m *Mesh) delegated(s *routeSet, n *notices) []model.HTTPRule {
 // something the delegate wins, except on matches, which must both hold.
 func join(root, d *model.HTTPRule, n *notices) (model.HTTPRule, bool) {
 	if d.Delegate != nil {
-		n.add(model.Error, model.Unsupported, d.Origin, "a delegate may not delegate again; the rule is dropped")
+		n.code("TUL0107").add(model.Error, model.Unsupported, d.Origin, "a delegate may not delegate again; the rule is dropped")
 		return model.HTTPRule{}, false
 	}
 	out := *d
@@ -71,7 +71,7 @@ func join(root, d *model.HTTPRule, n *notices) (model.HTTPRule, bool) {
 	out.Headers = joinHeaders(root.Headers, d.Headers)
 	var ok bool
 	if out.Matches, ok = joinMatches(root.Matches, d.Matches); !ok {
-		n.add(model.Error, model.Conflict, d.Origin, "its matches do not lie within the matches of %s; the rule is dropped", where(root.Origin))
+		n.code("TUL0107").add(model.Error, model.Conflict, d.Origin, "its matches do not lie within the matches of %s; the rule is dropped", where(root.Origin))
 		return model.HTTPRule{}, false
 	}
 	return out, true

@@ -136,16 +136,16 @@ func (d *destination) merge(p *model.DestinationPolicy, n *notices) {
 	case empty(&d.policy):
 		d.policy, d.by = p.Policy, p.Origin
 	default:
-		n.add(model.Warning, model.Conflict, p.Origin, "its top-level trafficPolicy is ignored: %s has one for %s", where(d.by), d.host)
+		n.code("TUL0108").add(model.Warning, model.Conflict, p.Origin, "its top-level trafficPolicy is ignored: %s has one for %s", where(d.by), d.host)
 	}
 	for i := range p.Subsets {
 		s := &p.Subsets[i]
 		if s.Name == "" {
-			n.add(model.Error, model.Invalid, s.Origin, "a subset needs a name")
+			n.code("TUL0108").add(model.Error, model.Invalid, s.Origin, "a subset needs a name")
 			continue
 		}
 		if old := d.subset(s.Name); old != nil {
-			n.add(model.Warning, model.Conflict, s.Origin, "subset %s of %s is already defined by %s", s.Name, d.host, where(old.Origin))
+			n.code("TUL0108").add(model.Warning, model.Conflict, s.Origin, "subset %s of %s is already defined by %s", s.Name, d.host, where(old.Origin))
 			continue
 		}
 		d.subsets = append(d.subsets, s)

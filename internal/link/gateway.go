@@ -101,7 +101,7 @@ func (m *Mesh) openPorts(labels map[string]string, listen func(uint16) []uint16,
 		for i := range g.Servers {
 			s := openServer{g, &g.Servers[i], serverHosts(g, &g.Servers[i])}
 			if len(s.hosts) == 0 {
-				n.add(model.Error, model.Invalid, s.server.Origin, "it has no hosts and serves nothing")
+				n.code("TUL0110").add(model.Error, model.Invalid, s.server.Origin, "it has no hosts and serves nothing")
 				continue
 			}
 			for _, port := range listen(s.server.Port.Number) {
@@ -143,11 +143,11 @@ func (p *openPort) joins(s openServer, n *notices) bool {
 	}
 	mine, theirs := kind(s.server), kind(first[0].server)
 	if mine == theirs {
-		n.add(model.Error, model.Conflict, s.server.Origin, "port %d is ignored: %s has it, and two servers for %s cannot share a port",
+		n.code("IST0145").add(model.Error, model.Conflict, s.server.Origin, "port %d is ignored: %s has it, and two servers for %s cannot share a port",
 			s.server.Port.Number, where(first[0].server.Origin), mine)
 		return false
 	}
-	n.add(model.Error, model.Conflict, s.server.Origin, "port %d is ignored: %s has it for %s, this server wants %s",
+	n.code("IST0145").add(model.Error, model.Conflict, s.server.Origin, "port %d is ignored: %s has it for %s, this server wants %s",
 		s.server.Port.Number, where(first[0].server.Origin), theirs, mine)
 	return false
 }
@@ -173,7 +173,7 @@ func (p *openPort) add(s openServer, n *notices) {
 	for _, h := range s.hosts {
 		_, host := splitHost(h)
 		if old, ok := p.sni[host]; ok && old.server != s.server {
-			n.add(model.Error, model.Conflict, s.server.Origin, "host %s on port %d is ignored: %s has it already",
+			n.code("IST0145").add(model.Error, model.Conflict, s.server.Origin, "host %s on port %d is ignored: %s has it already",
 				host, s.server.Port.Number, where(old.server.Origin))
 			continue
 		}

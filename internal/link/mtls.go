@@ -23,7 +23,7 @@ func (x *mtlsIndex) build(m *Mesh, list []*model.MTLSPolicy, n *notices) {
 		switch {
 		case len(p.Selector) > 0:
 			if root {
-				n.add(model.Warning, model.Unsupported, p.Origin, "a selector has no effect in the root namespace %s; the policy is ignored", p.Namespace)
+				n.code("IST0167").add(model.Warning, model.Unsupported, p.Origin, "a selector has no effect in the root namespace %s; the policy is ignored", p.Namespace)
 				continue
 			}
 			x.workload[p.Namespace] = append(x.workload[p.Namespace], p)
@@ -37,10 +37,10 @@ func (x *mtlsIndex) build(m *Mesh, list []*model.MTLSPolicy, n *notices) {
 			if !root {
 				first = x.namespace[p.Namespace]
 			}
-			n.add(model.Error, model.Conflict, p.Origin, "ignored: %s has the same scope and is older", where(first.Origin))
+			n.code("IST0167").add(model.Error, model.Conflict, p.Origin, "ignored: %s has the same scope and is older", where(first.Origin))
 		}
 		if len(p.Ports) > 0 {
-			n.add(model.Warning, model.Unsupported, p.Origin, "portLevelMtls needs a selector; it is ignored")
+			n.code("IST0167").add(model.Warning, model.Unsupported, p.Origin, "portLevelMtls needs a selector; it is ignored")
 		}
 	}
 }

@@ -15,10 +15,23 @@ type notices struct {
 }
 
 func (n *notices) add(s model.Severity, r model.Reason, o model.Origin, format string, args ...any) {
+	n.code("").add(s, r, o, format, args...)
+}
+
+// coded adds notices of one code, as analyze prints it.
+type coded struct {
+	n    *notices
+	code string
+}
+
+func (n *notices) code(c string) coded { return coded{n, c} }
+
+func (c coded) add(s model.Severity, r model.Reason, o model.Origin, format string, args ...any) {
+	n := c.n
 	if n == nil {
 		return
 	}
-	x := model.Notice{Severity: s, Reason: r, Origin: o, Text: fmt.Sprintf(format, args...)}
+	x := model.Notice{Severity: s, Reason: r, Origin: o, Text: fmt.Sprintf(format, args...), Code: c.code}
 	key := o.ID() + "\x00" + string(r) + "\x00" + x.Text
 	if n.seen == nil {
 		n.seen = map[string]bool{}

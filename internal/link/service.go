@@ -73,7 +73,7 @@ func (m *Mesh) decorates(s *model.Service, n *notices) bool {
 			continue
 		}
 		if x.Origin.Object() == s.Origin.Object() {
-			n.add(model.Error, model.Duplicate, s.Origin, "%s is already given by %s", s.Host, where(x.Origin))
+			n.code("TUL0112").add(model.Error, model.Duplicate, s.Origin, "%s is already given by %s", s.Host, where(x.Origin))
 			return true
 		}
 	}

@@ -92,6 +92,9 @@ type Notice struct {
 	Reason   Reason
 	Origin   Origin
 	Text     string
+	// Code of a finding about relations between objects: istioctl's where it
+	// has one (IST0101), else ours (TUL0103). Empty on notices about one object.
+	Code string
 }
 
 // String is "file:line: Kind ns/name field: text", leaving out what is unknown.
