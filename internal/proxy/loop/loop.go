@@ -38,8 +38,10 @@ type Loop struct {
 	group *Group
 
 	epfd, efd int
-	ef        *os.File
+	outer     *os.File // see newLoop
+	outfd     int
 	rc        syscall.RawConn
+	armed     bool // outer tells the netpoller of events
 	pollFn    func(uintptr) bool
 	evs       [eventBatch]unix.EpollEvent
 	evn, evi  int
@@ -52,7 +54,7 @@ type Loop struct {
 	wallAt   int64
 	wheel    wheel
 	deadline int64 // of the netpoller's read deadline; 0: none set
-	spins    uint
+	yielded  int64 // when others were let run
 
 	cur      *Conn // whose event is being handled
 	rb       []byte
@@ -94,8 +96,11 @@ type slot struct {
 
 const wakeSlot = -1
 
+// newLoop makes a loop with two epoll sets, one in the other. The runtime's
+// netpoller watches the outer one, which looks at the inner one only while the
+// loop sleeps: else every event of a busy loop would wake an idle thread.
 func newLoop(g *Group, id int) (*Loop, error) {
-	l := &Loop{group: g, id: id, epfd: -1, efd: -1, rb: make([]byte, scratch),
+	l := &Loop{group: g, id: id, epfd: -1, efd: -1, outfd: -1, rb: make([]byte, scratch),
 		sealed: make([]byte, 0, scratch), trash: make([]byte, 0, 256)}
 	l.rng = *rand.NewPCG(rand.Uint64(), rand.Uint64())
 	var err error
@@ -112,16 +117,7 @@ func newLoop(g *Group, id int) (*Loop, error) {
 		l.release()
 		return nil, err
 	}
-	// A non-blocking descriptor is watched by the runtime's netpoller.
-	if err = unix.SetNonblock(l.epfd, true); err != nil {
-		l.release()
-		return nil, err
-	}
-	l.ef = os.NewFile(uintptr(l.epfd), "epoll")
-	if l.rc, err = l.ef.SyscallConn(); err == nil {
-		err = l.ef.SetReadDeadline(time.Time{}) // fails when it is not watched
-	}
-	if err != nil {
+	if err = l.nest(); err != nil {
 		l.release()
 		return nil, err
 	}
@@ -132,17 +128,51 @@ func newLoop(g *Group, id int) (*Loop, error) {
 	return l, nil
 }
 
+// nest makes the outer epoll set and has the netpoller watch it.
+func (l *Loop) nest() (err error) {
+	if l.outfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return err
+	}
+	if err = unix.EpollCtl(l.outfd, unix.EPOLL_CTL_ADD, l.epfd, &unix.EpollEvent{}); err != nil {
+		return err
+	}
+	// A non-blocking descriptor is watched by the runtime's netpoller.
+	if err = unix.SetNonblock(l.outfd, true); err != nil {
+		return err
+	}
+	l.outer = os.NewFile(uintptr(l.outfd), "epoll")
+	if l.rc, err = l.outer.SyscallConn(); err != nil {
+		return err
+	}
+	return l.outer.SetReadDeadline(time.Time{}) // fails when it is not watched
+}
+
+// arm has events wake the netpoller, or not.
+func (l *Loop) arm(on bool) error {
+	if l.armed == on {
+		return nil
+	}
+	var ev unix.EpollEvent
+	if on {
+		ev.Events = unix.EPOLLIN
+	}
+	l.armed = on
+	return unix.EpollCtl(l.outfd, unix.EPOLL_CTL_MOD, l.epfd, &ev)
+}
+
 // release closes the loop's own descriptors.
 func (l *Loop) release() {
-	if l.ef != nil {
-		_ = l.ef.Close() // closes epfd
-	} else if l.epfd >= 0 {
-		_ = unix.Close(l.epfd)
+	if l.outer != nil {
+		_ = l.outer.Close() // closes outfd
+	} else if l.outfd >= 0 {
+		_ = unix.Close(l.outfd)
 	}
-	if l.efd >= 0 {
-		_ = unix.Close(l.efd)
+	for _, fd := range []int{l.epfd, l.efd} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
 	}
-	l.epfd, l.efd, l.ef = -1, -1, nil
+	l.epfd, l.efd, l.outfd, l.outer = -1, -1, -1, nil
 }
 
 // ID is the loop's index in its group.
@@ -295,15 +325,24 @@ func (l *Loop) poll() {
 	l.evn = n
 }
 
+// yieldEvery is how long a loop that never sleeps works before it lets others
+// run: it costs a thread's waking each time.
+const yieldEvery = int64(5 * time.Millisecond)
+
 // wait gets the next events. It blocks in the netpoller only when there are
 // none and nothing else is to be done.
 func (l *Loop) wait() error {
 	l.poll()
 	if l.evn > 0 || len(l.ready)+len(l.lazy)+len(l.eager)+len(l.nexts) > 0 {
-		if l.spins++; l.spins&15 == 0 {
-			runtime.Gosched()
+		// More came before all was done: it is no use waking anyone.
+		if err := l.arm(false); err != nil {
+			return err
 		}
 		l.now = Nanotime()
+		if l.now-l.yielded > yieldEvery {
+			l.yielded = l.now
+			runtime.Gosched()
+		}
 		l.measure(l.now, l.now)
 		return nil
 	}
@@ -313,11 +352,15 @@ func (l *Loop) wait() error {
 		return err
 	}
 	if !due {
+		if err := l.arm(true); err != nil {
+			return err
+		}
 		if err := l.rc.Read(l.pollFn); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
 	}
 	l.now = Nanotime()
+	l.yielded = l.now
 	l.measure(slept, l.now)
 	return nil
 }
@@ -332,7 +375,7 @@ func (l *Loop) setDeadline(now int64) (due bool, err error) {
 			return false, nil
 		}
 		l.deadline = 0
-		return false, l.ef.SetReadDeadline(time.Time{})
+		return false, l.outer.SetReadDeadline(time.Time{})
 	}
 	at := next * int64(tick)
 	if at <= now {
@@ -342,7 +385,7 @@ func (l *Loop) setDeadline(now int64) (due bool, err error) {
 		return false, nil
 	}
 	l.deadline = at
-	return false, l.ef.SetReadDeadline(base.Add(time.Duration(at)))
+	return false, l.outer.SetReadDeadline(base.Add(time.Duration(at)))
 }
 
 // measure keeps the work indicator: the loop slept from one time to another.
