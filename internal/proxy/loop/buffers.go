@@ -1,7 +1,8 @@
 package loop
 
-// Buffers come in three classes. A loop keeps the ones it got back, up to a
-// bound, and leaves the rest to the garbage collector.
+import "time"
+
+// Buffers come in three classes.
 const (
 	bufSmall = 4 << 10
 	bufMid   = 16 << 10
@@ -10,11 +11,17 @@ const (
 
 var bufSizes = [...]int{bufSmall, bufMid, bufBig}
 
-// bufKeep is how many free buffers of each class a loop keeps.
-var bufKeep = [...]int{64, 32, 8}
+// A loop keeps the buffers it got back, of each class up to so many bytes, and
+// leaves the rest to the garbage collector. Those that lay about for a whole
+// interval go too, so that a loop that has become quiet keeps nothing.
+const (
+	bufKeep  = 4 << 20
+	bufQuiet = 5 * time.Second
+)
 
 type buffers struct {
 	free [len(bufSizes)][][]byte
+	low  [len(bufSizes)]int // the fewest that were free since the last trim
 }
 
 // get returns an empty buffer with room for n bytes.
@@ -23,12 +30,15 @@ func (b *buffers) get(n int) []byte {
 		if n > size {
 			continue
 		}
-		if k := len(b.free[i]); k > 0 {
-			p := b.free[i][k-1]
-			b.free[i] = b.free[i][:k-1]
-			return p
+		k := len(b.free[i]) - 1
+		if k < 0 {
+			return make([]byte, 0, size)
 		}
-		return make([]byte, 0, size)
+		p := b.free[i][k]
+		b.free[i][k] = nil
+		b.free[i] = b.free[i][:k]
+		b.low[i] = min(b.low[i], k)
+		return p
 	}
 	return make([]byte, 0, n)
 }
@@ -39,9 +49,29 @@ func (b *buffers) put(p []byte) {
 		if cap(p) < bufSizes[i] {
 			continue
 		}
-		if cap(p) <= 2*bufBig && len(b.free[i]) < bufKeep[i] {
+		if cap(p) < 2*bufSizes[i] && len(b.free[i]) < bufKeep/bufSizes[i] {
 			b.free[i] = append(b.free[i], p[:0])
 		}
 		return
+	}
+}
+
+// trim lets go of what nobody has needed since the last time. It reports
+// whether anything is left.
+func (b *buffers) trim() (more bool) {
+	for i, free := range b.free {
+		n := len(free) - b.low[i]
+		clear(free[n:])
+		b.free[i], b.low[i] = free[:n], n
+		more = more || n > 0
+	}
+	return more
+}
+
+// recycle takes a buffer back and sees to it that it does not stay for ever.
+func (l *Loop) recycle(p []byte) {
+	l.bufs.put(p)
+	if !l.trim.Armed() {
+		l.Arm(&l.trim, bufQuiet, l.trimFn)
 	}
 }

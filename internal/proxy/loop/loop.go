@@ -63,6 +63,8 @@ type Loop struct {
 	iov      [2]unix.Iovec
 	msg      unix.Msghdr
 	bufs     buffers
+	trim     Timer // of bufs
+	trimFn   func()
 	eager    []*Conn // to flush after the event
 	lazy     []*Conn // to flush after the round
 	ready    []*Conn // to continue after the events
@@ -122,6 +124,11 @@ func newLoop(g *Group, id int) (*Loop, error) {
 		return nil, err
 	}
 	l.pollFn = func(uintptr) bool { l.poll(); return l.evn > 0 }
+	l.trimFn = func() {
+		if l.bufs.trim() {
+			l.Arm(&l.trim, bufQuiet, l.trimFn)
+		}
+	}
 	l.now = Nanotime()
 	l.wheel.cur = l.now / int64(tick)
 	l.busySince = l.now
@@ -562,7 +569,7 @@ func (l *Loop) leave(i int32) {
 func (l *Loop) Buffer(n int) []byte { return l.bufs.get(n) }
 
 // Recycle takes back a buffer that nobody uses any longer, the loop's or not.
-func (l *Loop) Recycle(p []byte) { l.bufs.put(p) }
+func (l *Loop) Recycle(p []byte) { l.recycle(p) }
 
 // Watch is a descriptor other than a connection's (a listening socket, say)
 // that a loop waits for.

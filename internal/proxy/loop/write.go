@@ -23,7 +23,7 @@ func (c *Conn) Out() []byte {
 		return l.trash[:0]
 	}
 	if c.out == nil {
-		c.out = l.bufs.get(bufSizes[max(int(c.hint), 1)])
+		c.out = l.bufs.get(bufSizes[c.hint])
 	}
 	return c.out
 }
@@ -37,11 +37,11 @@ func (c *Conn) SetOut(b []byte) {
 		c.bytesOut += uint64(n)
 	}
 	if cap(b) != cap(c.out) { // outgrew its buffer
-		c.loop.bufs.put(c.out)
+		c.loop.recycle(c.out)
 	}
 	c.out = b
 	if len(b) == 0 { // nothing came of it
-		c.loop.bufs.put(b)
+		c.loop.recycle(b)
 		c.out = nil
 	}
 	c.appended()
@@ -102,7 +102,7 @@ func (c *Conn) reserve(n int) {
 	}
 	rest := c.out[c.off:]
 	b := append(c.loop.bufs.get(max(len(rest)+n, bufSizes[c.hint])), rest...)
-	c.loop.bufs.put(c.out)
+	c.loop.recycle(c.out)
 	c.out, c.off = b, 0
 }
 
@@ -241,7 +241,7 @@ func (c *Conn) sendSealed(b []byte) {
 func (c *Conn) keepSealed(b []byte) {
 	if cap(c.wire)-len(c.wire) < len(b) {
 		w := append(c.loop.bufs.get(len(c.wire)-c.woff+len(b)), c.wire[c.woff:]...)
-		c.loop.bufs.put(c.wire)
+		c.loop.recycle(c.wire)
 		c.wire, c.woff = w, 0
 	}
 	c.wire = append(c.wire, b...)
@@ -267,16 +267,14 @@ func (c *Conn) freeOut() {
 		c.hint = 2
 	case n > bufSmall || c.hint == 2:
 		c.hint = 1
-	default:
-		c.hint = 0
 	}
-	c.loop.bufs.put(c.out)
+	c.loop.recycle(c.out)
 	c.out, c.off = nil, 0
 }
 
 func (c *Conn) freeWire() {
 	if c.wire != nil {
-		c.loop.bufs.put(c.wire)
+		c.loop.recycle(c.wire)
 		c.wire, c.woff = nil, 0
 	}
 }
@@ -292,7 +290,7 @@ func (c *Conn) shrink() {
 		return
 	}
 	b := append(c.loop.bufs.get(len(rest)), rest...)
-	c.loop.bufs.put(c.out)
+	c.loop.recycle(c.out)
 	c.out, c.off = b, 0
 }
 
