@@ -46,6 +46,7 @@ func commands(t *terminal) []*cobra.Command {
 	all := []*cobra.Command{
 		translateCommand(t),
 		validateCommand(t),
+		analyzeCommand(t),
 		explainCommand(t),
 	}
 	all = append(all, standaloneCommands(t)...)

@@ -102,7 +102,7 @@ func (m *Mesh) checkServers(g *model.Gateway, n *notices) {
 	for i := range g.Servers {
 		s := openServer{g, &g.Servers[i], serverHosts(g, &g.Servers[i])}
 		if s.server.TLS != nil && s.server.TLS.Mode == model.ServerAutoPassthrough {
-			n.add(model.Error, model.Unsupported, s.server.Origin, "AUTO_PASSTHROUGH is not supported; its hosts are not served")
+			n.code("TUL0001").add(model.Error, model.Unsupported, s.server.Origin, "AUTO_PASSTHROUGH is not supported; its hosts are not served")
 			continue
 		}
 		if s.server.Redirect {

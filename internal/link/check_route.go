@@ -301,7 +301,7 @@ func coveredBy(earlier []model.HTTPRule, b *model.HTTPMatch) int {
 			return i
 		}
 		for k := range earlier[i].Matches {
-			if covers(&earlier[i].Matches[k], b) {
+			if Covers(&earlier[i].Matches[k], b) {
 				return i
 			}
 		}
@@ -309,8 +309,8 @@ func coveredBy(earlier []model.HTTPRule, b *model.HTTPMatch) int {
 	return -1
 }
 
-// covers reports whether a holds, at every client, for all that b holds for.
-func covers(a, b *model.HTTPMatch) bool {
+// Covers reports whether a holds, at every client, for all that b holds for.
+func Covers(a, b *model.HTTPMatch) bool {
 	if a.Port != 0 && a.Port != b.Port || a.SourceNamespace != "" && a.SourceNamespace != b.SourceNamespace {
 		return false
 	}
