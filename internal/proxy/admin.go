@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +22,7 @@ import (
 )
 
 // page writes an answer of the admin server; it runs off the loops.
-type page func(w *bytes.Buffer) (status int, contentType string)
+type page func(w *bytes.Buffer, query url.Values) (status int, contentType string)
 
 // admin serves health, metrics and dumps, by the proxy's own codec.
 type admin struct {
@@ -28,24 +31,32 @@ type admin struct {
 	set   http1.Set
 	opts  http1.ServerOptions
 	watch *loop.Watch
-	path  string
+	fd    int
+	path  string          // of a unix socket, or an address
 	pages map[string]page // "GET /ready"
 }
 
-// serveAdmin listens where the bootstrap says.
-func (p *Proxy) serveAdmin(addr string) (*admin, error) {
+// serveAdmin listens where the bootstrap says, on a predecessor's socket if fd
+// is one.
+func (p *Proxy) serveAdmin(addr string, fd int) (*admin, error) {
 	a := &admin{p: p, loop: p.group.Loops()[0], pages: p.pages()}
 	a.opts = http1.ServerOptions{Set: &a.set, AcceptHTTP10: true}
-	fd, err := a.listen(addr)
-	if err != nil {
-		return nil, fmt.Errorf("admin %s: %w", addr, err)
+	a.path, _ = strings.CutPrefix(addr, "unix://")
+	if a.fd = fd; fd < 0 {
+		var err error
+		if a.fd, err = a.listen(addr); err != nil {
+			return nil, fmt.Errorf("admin %s: %w", addr, err)
+		}
 	}
 	ready := make(chan error, 1)
-	a.loop.Post(func() {
+	open := a.loop.Post(func() {
 		var err error
-		a.watch, err = a.loop.Watch(fd, unix.EPOLLIN, func(uint32) { a.accept(fd) })
+		a.watch, err = a.loop.Watch(a.fd, unix.EPOLLIN, func(uint32) { a.accept(a.fd) })
 		ready <- err
 	})
+	if !open {
+		return nil, fmt.Errorf("admin %s: %w", addr, loop.ErrEnded)
+	}
 	return a, <-ready
 }
 
@@ -59,7 +70,6 @@ func (a *admin) listen(addr string) (int, error) {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return -1, err
 		}
-		a.path = path
 		return listenFD(unix.AF_UNIX, &unix.SockaddrUnix{Name: path})
 	}
 	ap, err := netip.ParseAddrPort(addr)
@@ -114,7 +124,8 @@ func (a *admin) accept(fd int) {
 
 // Accept answers a request off the loop and comes back with the page.
 func (a *admin) Accept(s stream.Stream, h *stream.Head, _ bool) stream.Peer {
-	path, _, _ := strings.Cut(string(h.Path), "?")
+	path, raw, _ := strings.Cut(string(h.Path), "?")
+	query, _ := url.ParseQuery(raw) // what cannot be read is not there
 	r := &adminRequest{a: a, s: s}
 	f, known := a.pages[string(h.Method)+" "+path]
 	if !known {
@@ -123,7 +134,7 @@ func (a *admin) Accept(s stream.Stream, h *stream.Head, _ bool) stream.Peer {
 	go func() {
 		var b bytes.Buffer
 		status, kind := 503, "text/plain"
-		if err := a.p.group.Gate().Do(context.Background(), func() { status, kind = f(&b) }); err != nil {
+		if err := a.p.group.Gate().Do(context.Background(), func() { status, kind = f(&b, query) }); err != nil {
 			b.WriteString(err.Error() + "\n")
 		}
 		a.loop.Post(func() { r.answer(status, kind, b.Bytes()) })
@@ -131,16 +142,30 @@ func (a *admin) Accept(s stream.Stream, h *stream.Head, _ bool) stream.Peer {
 	return r
 }
 
-func (a *admin) index(w *bytes.Buffer) (int, string) {
+func (a *admin) index(w *bytes.Buffer, _ url.Values) (int, string) {
 	w.WriteString("no such page; there are:\n")
-	for k := range a.pages {
+	for _, k := range slices.Sorted(maps.Keys(a.pages)) {
 		w.WriteString("  " + k + "\n")
 	}
 	return 404, "text/plain"
 }
 
-func (a *admin) close() {
-	if a.path != "" {
+// close ends the serving; unlink: nobody goes on at the same path.
+func (a *admin) close(unlink bool) {
+	done := make(chan struct{})
+	end := func() {
+		if a.watch != nil {
+			a.watch.Close()
+		}
+		_ = unix.Close(a.fd)
+		close(done)
+	}
+	if !a.loop.Post(end) {
+		_ = unix.Close(a.fd)
+		close(done)
+	}
+	<-done
+	if unlink && strings.HasPrefix(a.path, "/") {
 		_ = os.Remove(a.path)
 	}
 }

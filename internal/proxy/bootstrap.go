@@ -24,10 +24,22 @@ type Bootstrap struct {
 	SecretDir string `json:"secretDir,omitempty"`
 	// Admin is where health, metrics and dumps are served: unix:///path or a
 	// loopback host:port. Empty: nowhere.
-	Admin       string   `json:"admin,omitempty"`
-	Concurrency int      `json:"concurrency,omitempty"` // event loops; 0: the CPU limit, at most 2 without one
-	Drain       Duration `json:"drain,omitempty"`       // how long requests may take to end; 0: 5 s
-	Agent       string   `json:"agent,omitempty"`       // unix socket of the agent inside the program's namespaces
+	Admin       string `json:"admin,omitempty"`
+	Concurrency int    `json:"concurrency,omitempty"` // event loops; 0: the CPU limit, at most 2 without one
+	// Drain is how long requests may take to end when the process is asked to;
+	// 0: 5 s. For DrainAccept of that, new connections are still taken; 0: for
+	// none.
+	Drain       Duration `json:"drain,omitempty"`
+	DrainAccept Duration `json:"drainAccept,omitempty"`
+	// ListenersDrain is how long connections of a listener that is changed or
+	// removed may go on; 0: 45 s.
+	ListenersDrain Duration `json:"listenersDrain,omitempty"`
+	// RestartSocket is the path of a unix socket at which a new process takes
+	// over from the running one; empty: none does. RestartDrain is how long the
+	// old one's connections may go on; 0: 10 min.
+	RestartSocket string   `json:"restartSocket,omitempty"`
+	RestartDrain  Duration `json:"restartDrain,omitempty"`
+	Agent         string   `json:"agent,omitempty"` // unix socket of the agent inside the program's namespaces
 	// HostPorts are ports of our own localhost that the program may reach at
 	// its localhost; with Agent only.
 	HostPorts []uint16 `json:"hostPorts,omitempty"`

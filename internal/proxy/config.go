@@ -66,6 +66,10 @@ func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 		go p.reopen(ctx, s)
 	}
 	for _, w := range p.workers {
-		w.loop.Post(w.http.Refresh)
+		w.loop.Post(func() {
+			limit := p.boot.ListenersDrain.or(defaultListenersDrain)
+			w.http.Refresh(limit)
+			w.tcp.Refresh(s, limit)
+		})
 	}
 }

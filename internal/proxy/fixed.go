@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
@@ -63,7 +64,9 @@ func (f *Fixed) Connections() int {
 func (f *Fixed) Panics() uint64 { return f.p.group.Panics() }
 
 // Drain lets requests end as at the end of a process.
-func (f *Fixed) Drain() { f.p.drain() }
+func (f *Fixed) Drain() {
+	f.p.drain(f.p.boot.Drain.or(defaultDrain), time.Duration(f.p.boot.DrainAccept), nil)
+}
 
 // Close ends it at once.
 func (f *Fixed) Close() error {

@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"strings"
 	"sync/atomic"
@@ -23,10 +22,10 @@ import (
 // for the program, stays in the namespace that we live in.
 type inside struct {
 	agent  *fds.Client
-	names  []io.Closer // sockets of the name server
-	urgent *fds.Client // of the loops, which do not wait for what others ask
-	stock  [2]stock    // IPv4, IPv6
-	low    chan int    // which stock to fill up
+	names  map[string]nameSocket // sockets of the name server
+	urgent *fds.Client           // of the loops, which do not wait for what others ask
+	stock  [2]stock              // IPv4, IPv6
+	low    chan int              // which stock to fill up
 }
 
 // stock is sockets that are ready to dial with.
@@ -60,7 +59,7 @@ func openInside(path string) (*inside, error) {
 		c.Close()
 		return nil, err
 	}
-	in := &inside{agent: c, urgent: urgent, low: make(chan int, 2)}
+	in := &inside{agent: c, urgent: urgent, names: map[string]nameSocket{}, low: make(chan int, 2)}
 	for i := range in.stock {
 		in.stock[i].fds = make(chan int, 4*stockSize)
 	}
@@ -85,9 +84,7 @@ func (in *inside) close() {
 	}
 	in.agent.Close()
 	in.urgent.Close()
-	for _, c := range in.names {
-		_ = c.Close()
-	}
+	in.closeNames()
 	for i := range in.stock {
 		for {
 			select {
@@ -98,6 +95,14 @@ func (in *inside) close() {
 			}
 			break
 		}
+	}
+}
+
+// closeNames ends the name server; not at the same time from several places.
+func (in *inside) closeNames() {
+	for k, c := range in.names {
+		_ = c.Close()
+		delete(in.names, k)
 	}
 }
 

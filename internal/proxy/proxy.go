@@ -1,18 +1,18 @@
 package proxy
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,11 +52,22 @@ type Proxy struct {
 	waiting   atomic.Value           // string: what readiness waits for
 	opening   sync.Mutex             // held while a snapshot's listeners are opened
 	unopened  atomic.Pointer[string] // which listeners cannot be opened, and why
-	admin     *admin
+	served    chan struct{}          // closed when requests can be served
+	first     sync.Once              // of served
+	unfed     chan struct{}          // closed when the feed has ended
+	leaving   atomic.Bool            // draining, to end
+	shutting  atomic.Bool            // its listeners are being closed, or are
+	failing   atomic.Bool            // POST /healthcheck/fail
+	handed    atomic.Bool            // a successor has taken over
+	goodbye   chan struct{}          // closed when it was told so
 	stop      context.CancelFunc
 	hostPorts []hostPort
 	names     *dns.Server // nil: the program asks others
 	inside    *inside     // the program's own namespace; nil: it lives in ours
+
+	mu      sync.Mutex // of what retire ends
+	admin   *admin
+	restart *net.UnixListener
 }
 
 // Main is the program: it reads flags and the bootstrap, runs until a signal,
@@ -68,6 +79,9 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	fs := flag.NewFlagSet("tulle-proxy", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	file := fs.String("bootstrap", "", "bootstrap file (JSON)")
+	drain := fs.Duration("drain", 0, "how long requests may take to end after SIGTERM (default: the bootstrap's, else 5s); a second signal ends at once")
+	accept := fs.Duration("drain-accept", 0, "for how long of that new connections are still taken (default: the bootstrap's, else none)")
+	restart := fs.String("restart-socket", "", "unix socket at which a new process takes over from the running one (default: the bootstrap's)")
 	level := fs.String("log-level", "info", "debug, info, warn or error; messages go to standard error")
 	fs.Usage = func() {
 		fmt.Fprintln(stderr, "tulle-proxy is Tulle's data plane; tulle run, tulle up and the injector start it.\n\nusage: tulle-proxy --bootstrap FILE")
@@ -88,15 +102,21 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "tulle-proxy: --log-level %s: want debug, info, warn or error\n", *level)
 		return 2
 	}
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: lv}))
 	boot, err := ReadBootstrap(*file)
 	if err != nil {
 		fmt.Fprintln(stderr, "tulle-proxy:", err)
 		return 2
 	}
+	boot.Drain, boot.DrainAccept = cmp.Or(Duration(*drain), boot.Drain), cmp.Or(Duration(*accept), boot.DrainAccept)
+	boot.RestartSocket = cmp.Or(*restart, boot.RestartSocket)
+	said := newMessages(stderr)
+	defer said.close()
+	log := slog.New(slog.NewTextHandler(said, &slog.HandlerOptions{Level: lv}))
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
+	context.AfterFunc(ctx, cancel) // a second signal ends it at once
 	if err := Run(ctx, boot, log); err != nil {
+		said.close()
 		fmt.Fprintln(stderr, "tulle-proxy:", err)
 		return 1
 	}
@@ -112,8 +132,14 @@ func Run(ctx context.Context, boot *Bootstrap, log *slog.Logger) error {
 	defer p.telemetry.Close()
 	defer p.clusters.Close()
 	defer p.inside.close()
+	h, err := inherit(boot.RestartSocket)
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	p.inheritListeners(h)
 	if p.inside != nil {
-		if err := p.serveNames(); err != nil {
+		if err := p.serveNames(h); err != nil {
 			return err
 		}
 	}
@@ -128,15 +154,22 @@ func Run(ctx context.Context, boot *Bootstrap, log *slog.Logger) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- p.group.Run(loops) }()
-	if boot.Admin != "" {
-		if p.admin, err = p.serveAdmin(boot.Admin); err != nil {
+	defer p.retire(false)
+	if h.conn == nil {
+		if err := p.assume(running, h); err != nil {
 			return err
 		}
-		defer p.admin.close()
 	}
 	go p.tick(running)
-	fed := make(chan error, 1)
-	go func() { fed <- p.feed(running) }()
+	fed := make(chan error, 2)
+	go func() { fed <- p.feed(running); close(p.unfed) }()
+	if h.conn != nil {
+		go func() {
+			if err := p.assume(running, h); err != nil {
+				fed <- err
+			}
+		}()
+	}
 	select {
 	case <-running.Done():
 	case err = <-ended:
@@ -146,7 +179,12 @@ func Run(ctx context.Context, boot *Bootstrap, log *slog.Logger) error {
 			return fmt.Errorf("configuration: %w", err)
 		}
 	}
-	p.drain()
+	if p.handed.Load() {
+		<-p.goodbye
+		p.drain(boot.RestartDrain.or(defaultRestartDrain), 0, ctx.Done())
+	} else {
+		p.drain(boot.Drain.or(defaultDrain), time.Duration(boot.DrainAccept), nil)
+	}
 	stopLoops()
 	return <-ended
 }
@@ -158,7 +196,8 @@ func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
 	}
 	runtime.GOMAXPROCS(n + 1)
 	limitMemory()
-	p := &Proxy{boot: boot, log: log, started: time.Now()}
+	p := &Proxy{boot: boot, log: log, started: time.Now(), served: make(chan struct{}), unfed: make(chan struct{}),
+		goodbye: make(chan struct{})}
 	p.snapshot.Store(conf.NewSnapshot())
 	var err error
 	if boot.Agent != "" {
@@ -245,38 +284,6 @@ func (p *Proxy) tick(ctx context.Context) {
 	}
 }
 
-// drain stops accepting, lets requests end, and cuts what takes too long.
-func (p *Proxy) drain() {
-	p.ready.Store(false)
-	p.sockets.Close()
-	limit := time.Duration(p.boot.Drain)
-	if limit <= 0 {
-		limit = 5 * time.Second
-	}
-	p.onLoops(func(w *worker) { w.http.Drain() })
-	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		var open atomic.Int64
-		p.onLoops(func(w *worker) { open.Add(int64(w.http.Count() + w.tcp.Count())) })
-		if open.Load() == 0 {
-			return
-		}
-	}
-	p.onLoops(func(w *worker) { w.tcp.CloseAll() })
-}
-
-// onLoops runs fn on every loop and waits until all have done so, or ended.
-func (p *Proxy) onLoops(fn func(w *worker)) {
-	done := make(chan struct{}, len(p.workers))
-	for _, w := range p.workers {
-		if !w.loop.Post(func() { fn(w); done <- struct{}{} }) {
-			done <- struct{}{}
-		}
-	}
-	for range p.workers {
-		<-done
-	}
-}
-
 // gauges are the proxy's own metrics.
 func (p *Proxy) gauges() {
 	p.telemetry.Gauge("tulle_proxy_handshakes_pending", "TLS handshakes under way.", func() float64 { return float64(p.tls.Pending()) })
@@ -299,69 +306,4 @@ func (p *Proxy) gauges() {
 	})
 	p.telemetry.CounterFunc("tulle_proxy_panics_total", "Events that ended in an internal error.", func() float64 { return float64(p.group.Panics()) })
 	p.telemetry.Gauge("tulle_proxy_uptime_seconds", "Time since the start.", func() float64 { return time.Since(p.started).Seconds() })
-}
-
-// pages of the admin server.
-func (p *Proxy) pages() map[string]page {
-	return map[string]page{
-		"GET /ready":            p.readyPage,
-		"GET /healthz/ready":    p.readyPage,
-		"GET /stats/prometheus": p.statsPage,
-		"GET /clusters":         p.clustersPage,
-		"GET /listeners":        p.listenersPage,
-		"POST /quitquitquit":    p.quitPage,
-	}
-}
-
-func (p *Proxy) readyPage(w *bytes.Buffer) (int, string) {
-	unopened := p.unopened.Load()
-	switch {
-	case p.ready.Load() && *unopened == "":
-		w.WriteString("ready\n")
-	case p.ready.Load():
-		w.WriteString("ready, but listeners cannot be opened: " + *unopened + "\n")
-	case unopened != nil && *unopened != "":
-		w.WriteString("listeners cannot be opened: " + *unopened + "\n")
-		return 503, "text/plain"
-	default:
-		w.WriteString(p.waiting.Load().(string) + "\n")
-		return 503, "text/plain"
-	}
-	return 200, "text/plain"
-}
-
-func (p *Proxy) statsPage(w *bytes.Buffer) (int, string) {
-	if err := p.telemetry.Expose(w, loop.Nanotime()); err != nil {
-		w.Reset()
-		w.WriteString(err.Error() + "\n")
-		return 500, "text/plain"
-	}
-	return 200, "text/plain; version=0.0.4; charset=utf-8"
-}
-
-func (p *Proxy) clustersPage(w *bytes.Buffer) (int, string) {
-	p.clusters.Each(func(h *cluster.Handle) {
-		fmt.Fprintf(w, "%s::active_requests::%d\n", h.Name, h.Used(cluster.Requests))
-		fmt.Fprintf(w, "%s::connections::%d\n", h.Name, h.Used(cluster.Connections))
-		for _, e := range h.Endpoints() {
-			fmt.Fprintf(w, "%s::%s::weight::%d ejected=%t tls=%t %s\n", h.Name, e, e.Weight, e.Ejected(), e.TLS != nil, e.Workload)
-		}
-	})
-	return 200, "text/plain"
-}
-
-func (p *Proxy) listenersPage(w *bytes.Buffer) (int, string) {
-	open := p.sockets.Addresses()
-	for name, l := range p.snapshot.Load().Listeners {
-		for _, a := range l.Addresses {
-			fmt.Fprintf(w, "%s::%s bound=%t open=%t\n", name, a, l.Bind, slices.Contains(open, a.String()))
-		}
-	}
-	return 200, "text/plain"
-}
-
-func (p *Proxy) quitPage(w *bytes.Buffer) (int, string) {
-	w.WriteString("draining\n")
-	p.stop()
-	return 200, "text/plain"
 }

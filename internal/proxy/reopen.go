@@ -33,8 +33,12 @@ func (p *Proxy) listen(s *conf.Snapshot, told string) bool {
 	switch more := p.incomplete(s); {
 	case more != "":
 		p.waiting.Store(more)
+	case !p.leaving.Load() && (len(errs) == 0 || len(errs) < len(s.Listeners)):
+		if !p.ready.Swap(true) {
+			p.first.Do(func() { close(p.served) })
+		}
 	default:
-		p.ready.Store(len(errs) == 0 || len(errs) < len(s.Listeners))
+		p.ready.Store(false)
 	}
 	return len(errs) == 0
 }

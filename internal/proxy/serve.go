@@ -23,6 +23,8 @@ type worker struct {
 	pool *pool.Pool
 	http exchange.Env
 	tcp  tcp.Env
+	// detecting counts connections whose protocol their first bytes will tell.
+	detecting int
 }
 
 // arrival is a connection for which a chain was chosen.
@@ -88,6 +90,7 @@ func (w *worker) serve(a *arrival, h *mtls.Handshake) {
 	case c.Codec == conf.CodecHTTP1, c.Codec == conf.CodecHTTP2, peer.ALPN == "h2", peer.ALPN == pool.Bridge:
 		codec = w.httpCodec(a, &peer, h, c.Codec != conf.CodecHTTP1)
 	default:
+		w.detecting++
 		codec = &detector{w: w, a: a, peer: peer, secure: h}
 	}
 	a.conn.Start(codec)
@@ -165,6 +168,7 @@ func (d *detector) OnBytes(p []byte) {
 		d.seen = append(d.seen[:0:0], p...)
 		return
 	}
+	d.w.detecting--
 	codec := d.w.httpCodec(d.a, &d.peer, d.secure, h2)
 	d.a.conn.Swap(codec)
 	codec.OnBytes(p) // not by Redeliver: what came by TLS is open already
@@ -176,8 +180,8 @@ func (d *detector) OnEOF() { d.a.conn.Close() }
 // OnWritable has nothing to send.
 func (d *detector) OnWritable() {}
 
-// OnClose has nothing to end.
-func (d *detector) OnClose(error) {}
+// OnClose forgets the connection.
+func (d *detector) OnClose(error) { d.w.detecting-- }
 
 // closed is the codec of a connection that is being refused.
 type closed struct{}

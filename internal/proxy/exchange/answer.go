@@ -62,7 +62,8 @@ func (x *Exchange) decorate(h *stream.Head, upstream bool) {
 	if !h.Has("date") {
 		h.Add("date", x.conn.env.date())
 	}
-	if x.conn.draining {
+	if x.conn.draining || x.conn.leaves() {
+		x.conn.draining = true
 		x.conn.drainCodec()
 	}
 }

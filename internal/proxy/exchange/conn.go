@@ -58,6 +58,7 @@ type Conn struct {
 	idle       loop.Timer
 	age        loop.Timer // until it is drained
 	end        loop.Timer // until it is cut
+	gone       loop.Timer // the same, since its chain is gone
 	slow       loop.Timer // a request head that has begun
 	onIdle     func()
 }
@@ -127,6 +128,7 @@ func (t *tracked) OnClose(err error) {
 	c.idle.Stop()
 	c.age.Stop()
 	c.end.Stop()
+	c.gone.Stop()
 	c.slow.Stop()
 	t.Codec.OnClose(err)
 	t.c.env.closed(t.c)
@@ -227,6 +229,9 @@ func (c *Conn) startIdle() {
 	d := c.http.IdleTimeout
 	if d == 0 {
 		d = time.Hour
+	}
+	if q := c.env.quiet; q > 0 && (q < d || d < 0) {
+		d = q
 	}
 	if d > 0 {
 		c.env.Loop.Arm(&c.idle, d, c.onIdle)

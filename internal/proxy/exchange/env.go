@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"slices"
+	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/http1"
@@ -61,16 +62,61 @@ func (e *Env) closed(c *Conn) { delete(e.conns, c) }
 // Count is the number of live connections.
 func (e *Env) Count() int { return len(e.conns) }
 
-// Drain ends every connection with its present requests.
-func (e *Env) Drain() {
+// Leaving says whose responses are the last ones of their connections.
+type Leaving uint8
+
+// Leavings.
+const (
+	Stay         Leaving = iota
+	LeaveInbound         // connections of inbound listeners
+	LeaveAll
+)
+
+// Leave makes the next response of each connection that is meant its last one,
+// until it is told otherwise; new connections are meant too.
+func (e *Env) Leave(which Leaving) { e.leaving = which }
+
+// leaves reports whether the connection is to end with its next response.
+func (c *Conn) leaves() bool {
+	switch c.env.leaving {
+	case LeaveInbound:
+		return c.listener.Inbound
+	case LeaveAll:
+		return true
+	}
+	return false
+}
+
+// Drain ends every connection with its present requests, those that come later
+// with their first one. An idle HTTP/1 connection, on which a request may be
+// under way to us, stays for quiet, and ends with that request if it comes.
+func (e *Env) Drain(quiet time.Duration) {
+	e.leaving, e.quiet = LeaveAll, quiet
 	for c := range e.conns {
-		c.Drain()
+		c.draining = true
+		c.drainCodec()
+		if c.active == 0 {
+			c.startIdle()
+		}
+	}
+}
+
+// Cut ends every connection at once. Whoever waits for the rest of a message
+// sees that it was cut.
+func (e *Env) Cut() {
+	for c := range e.conns {
+		if c.active > 0 {
+			c.wire.Abort()
+		} else {
+			c.wire.Close()
+		}
 	}
 }
 
 // Refresh takes up a new configuration: connections whose chain is gone end with
-// their present requests, also those that no request comes on any more.
-func (e *Env) Refresh() {
+// their present requests, also those that no request comes on any more, and are
+// cut after limit.
+func (e *Env) Refresh(limit time.Duration) {
 	snap, epoch := e.current()
 	for c := range e.conns {
 		if c.seen == epoch || c.draining {
@@ -79,6 +125,7 @@ func (e *Env) Refresh() {
 		c.seen = epoch
 		if c.refresh(snap); c.draining {
 			c.Drain()
+			e.Loop.Arm(&c.gone, limit, c.wire.Abort)
 		}
 	}
 }

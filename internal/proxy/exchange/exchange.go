@@ -27,6 +27,8 @@ type Env struct {
 	conns     map[*Conn]struct{}
 	latest    *conf.Snapshot // as last seen, and how many were seen
 	epoch     uint64
+	leaving   Leaving
+	quiet     time.Duration // of idle connections while all leave; 0: none leaves
 	dateAt    int64
 	dateText  []byte
 	free      []*Exchange

@@ -27,7 +27,17 @@ func (s *Set) inspect(a *Accepted, tls, http bool) {
 		in.timer.Owner = a.Conn
 		a.Conn.Loop().Arm(&in.timer, d, in.late)
 	}
+	s.inspecting.Add(1)
 	a.Conn.Start(in)
+}
+
+// end says that nothing is waited for any more.
+func (in *inspector) end() {
+	if !in.over {
+		in.over = true
+		in.set.inspecting.Add(-1)
+	}
+	in.timer.Stop()
 }
 
 // OnBytes looks at what came.
@@ -88,8 +98,7 @@ func (in *inspector) look(b []byte) verdict {
 
 // done hands the connection on with what is known.
 func (in *inspector) done(b []byte) {
-	in.over = true
-	in.timer.Stop()
+	in.end()
 	a := in.a
 	if a.Info.Transport == "" {
 		a.Info.Transport = match.Raw
@@ -109,7 +118,7 @@ func (in *inspector) late() {
 		return
 	}
 	if in.a.Listener.InspectClose {
-		in.over = true
+		in.end()
 		in.a.Conn.Close()
 		return
 	}
@@ -122,8 +131,7 @@ func (in *inspector) OnEOF() {
 		return
 	}
 	if len(in.buf) == 0 {
-		in.over = true
-		in.timer.Stop()
+		in.end()
 		in.a.Conn.Close()
 		return
 	}
@@ -135,8 +143,7 @@ func (in *inspector) OnWritable() {}
 
 // OnClose forgets the connection.
 func (in *inspector) OnClose(error) {
-	in.over = true
-	in.timer.Stop()
+	in.end()
 	in.a.Conn.Loop().Recycle(in.buf)
 	in.buf = nil
 }

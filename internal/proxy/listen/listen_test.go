@@ -267,10 +267,71 @@ func TestInheritedSocket(t *testing.T) {
 	waiting, r := dial(t, ln.Addr().String()) // in the backlog, not accepted
 	ln.Close()
 	b := newBench(t, 1, Options{})
-	b.Inherit(netip.MustParseAddrPort(ln.Addr().String()), fd)
+	b.Inherit(ln.Addr().String(), fd)
 	b.update(t, listener("heir", ln.Addr().String()))
 	says(t, r, "heir-chain")
 	waiting.Close()
+}
+
+// TestShut: who has connected is accepted before a socket is closed, and
+// listeners that were shut are not opened again.
+func TestShut(t *testing.T) {
+	b := newBench(t, 2, Options{})
+	in, out := listener("in", "127.0.0.1:0"), listener("out", "127.0.0.2:0")
+	in.Inbound = true
+	b.update(t, in, out)
+	at := b.Addresses()
+	var all []*bufio.Reader
+	for range 100 {
+		_, r := dial(t, at[0])
+		all = append(all, r)
+	}
+	b.Shut(func(l *conf.Listener) bool { return l.Inbound })
+	for _, r := range all {
+		says(t, r, "in-chain")
+	}
+	if c, err := net.Dial("tcp", at[0]); err == nil {
+		c.Close()
+		t.Error("it still listens")
+	}
+	_, r := dial(t, at[1])
+	says(t, r, "out-chain")
+	b.update(t, in, out)
+	if got := b.Addresses(); len(got) != 1 || got[0] != at[1] {
+		t.Errorf("listening on %v", got)
+	}
+}
+
+// TestHand: two sets accept from one socket until the first leaves.
+func TestHand(t *testing.T) {
+	first, second := newBench(t, 1, Options{}), newBench(t, 1, Options{})
+	l, gone := listener("l", "127.0.0.1:0"), listener("gone", "127.0.0.2:0")
+	first.update(t, l, gone)
+	at := first.Addresses()
+	fds, err := first.Hand()
+	if err != nil || len(fds) != 2 {
+		t.Fatal(fds, err)
+	}
+	for k, fd := range fds {
+		second.Inherit(k, fd)
+	}
+	second.update(t, l)
+	first.Leave()
+	second.Forget()
+	for range 20 {
+		_, r := dial(t, at[0])
+		says(t, r, "l-chain")
+	}
+	if len(second.arrived) != 20 || len(first.arrived) != 0 {
+		t.Errorf("%d and %d connections", len(first.arrived), len(second.arrived))
+	}
+	for { // until nobody listens there
+		c, err := net.Dial("tcp", at[1])
+		if err != nil {
+			break
+		}
+		c.Close()
+	}
 }
 
 func TestNoChain(t *testing.T) {

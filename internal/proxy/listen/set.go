@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,20 +51,21 @@ type Options struct {
 	Limit int
 }
 
-// Set is the listening sockets of a proxy. Update, Inherit, Close and the
-// counters are safe for concurrent use.
+// Set is the listening sockets of a proxy. Its methods are safe for concurrent
+// use.
 type Set struct {
 	group *loop.Group
 	o     Options
 	index atomic.Pointer[match.Index]
 
 	accepted, overLimit, starved atomic.Uint64
+	inspecting                   atomic.Int32
 
 	mu        sync.Mutex
 	sockets   map[string]*socket // by address or path
 	inherited map[string]int
 	next      int
-	closed    bool
+	shut      func(*conf.Listener) bool // which listeners are not to be open any more; nil: none
 }
 
 // socket is a listening socket. Except conf it belongs to its loop.
@@ -80,6 +79,8 @@ type socket struct {
 	rest  loop.Timer
 	wake  func()
 	gone  bool
+	// handed: a successor has it too. Set before close.
+	handed bool
 }
 
 // New makes an empty set.
@@ -95,13 +96,11 @@ func New(g *loop.Group, o Options) *Set {
 	return s
 }
 
-// Inherit gives the set a listening, non-blocking socket for an address, to be
-// used instead of a new one; the set owns it. It comes from a predecessor, or
-// from other network namespaces.
-func (s *Set) Inherit(a netip.AddrPort, fd int) {
+// Inherit gives the set a listening, non-blocking socket of a predecessor, under
+// the key that Hand gave it, to be used instead of a new one; the set owns it.
+func (s *Set) Inherit(key string, fd int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := a.String()
 	if old, ok := s.inherited[key]; ok {
 		_ = unix.Close(old)
 	}
@@ -117,14 +116,11 @@ func (s *Set) Update(all map[string]*conf.Listener) (errs map[string]error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	errs = map[string]error{}
-	if s.closed {
-		return errs
-	}
 	s.index.Store(match.NewIndex(all))
 	want := map[string]*conf.Listener{}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		l := all[name]
-		if !l.Bind {
+		if !l.Bind || s.shut != nil && s.shut(l) {
 			continue
 		}
 		for _, key := range keys(l) {
@@ -145,7 +141,7 @@ func (s *Set) Update(all map[string]*conf.Listener) (errs map[string]error) {
 	for key, sock := range s.sockets {
 		if want[key] == nil {
 			delete(s.sockets, key)
-			sock.close()
+			sock.close(nil)
 		}
 	}
 	return errs
@@ -193,22 +189,6 @@ func (s *Set) open(key string, l *conf.Listener) error {
 	return nil
 }
 
-// Close stops accepting, for a drain or the end: all sockets are closed.
-// Connections stay. Update does nothing afterwards.
-func (s *Set) Close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	for key, sock := range s.sockets {
-		delete(s.sockets, key)
-		sock.close()
-	}
-	for key, fd := range s.inherited {
-		delete(s.inherited, key)
-		_ = unix.Close(fd)
-	}
-}
-
 // Addresses returns where the set listens, as the kernel says, sorted: port 0
 // in the configuration shows as the port that was given.
 func (s *Set) Addresses() []string {
@@ -244,39 +224,24 @@ func (k *socket) start() {
 	k.watch = w
 }
 
-// close closes the socket, from anywhere.
-func (k *socket) close() {
-	end := func() {
-		k.gone = true
-		k.rest.Stop()
-		if k.watch != nil {
-			k.watch.Close()
-		}
-		_ = unix.Close(k.fd)
-	}
-	if !k.loop.Post(end) { // the loop has ended, nobody else uses it
-		_ = unix.Close(k.fd)
-	}
-	if strings.HasPrefix(k.name, "/") {
-		_ = os.Remove(k.name)
-	}
-}
-
 // accept takes what waits and gives each to the loop with the least work.
-func (k *socket) accept(uint32) {
+func (k *socket) accept(uint32) { k.take() }
+
+// take accepts a batch; false: no more can be had now.
+func (k *socket) take() bool {
 	s := k.set
 	for range acceptBatch {
 		fd, remote, err := loop.Accept(k.fd)
 		if err != nil {
-			if errors.Is(err, unix.EAGAIN) {
-				return
+			if errors.Is(err, unix.EAGAIN) || k.watch == nil {
+				return false
 			}
 			// No descriptors or memory: the event would come again at once.
 			s.starved.Add(1)
 			k.watch.Close()
 			k.watch = nil
 			k.loop.Arm(&k.rest, outOfFiles, k.wake)
-			return
+			return false
 		}
 		s.accepted.Add(1)
 		l := k.conf.Load()
@@ -299,6 +264,7 @@ func (k *socket) accept(uint32) {
 			_ = unix.Close(fd)
 		}
 	}
+	return true
 }
 
 // count of the connections of all loops, upstream ones too.

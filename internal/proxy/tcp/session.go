@@ -58,8 +58,10 @@ type session struct {
 	idleFor  time.Duration
 	idle     loop.Timer
 	onIdle   func()
-	life     loop.Timer // maximum duration
-	expiry   loop.Timer // a certificate expires
+	life     loop.Timer     // maximum duration
+	expiry   loop.Timer     // a certificate expires
+	gone     loop.Timer     // its chain is gone, or another
+	inform   *conf.Listener // the newest of its name; nil: it is gone
 	dial     pool.Dialing
 	downTLS  *mtls.Handshake // nil: none
 	upTLS    *mtls.Handshake
@@ -78,7 +80,7 @@ type session struct {
 // caller starts.
 func (e *Env) Serve(a *Accepted) stream.Codec {
 	s := &session{env: e, conf: a.Chain.TCP, down: a.Wire, original: a.Original, downTLS: a.Secure,
-		listener: a.Listener.Name, chain: a.Chain}
+		listener: a.Listener.Name, inform: a.Listener, chain: a.Chain}
 	s.onIdle, s.upCodec.s = s.idled, s
 	s.idleFor = s.conf.IdleTimeout
 	if s.idleFor == 0 {
@@ -259,6 +261,7 @@ func (s *session) end(err error) {
 	s.idle.Stop()
 	s.life.Stop()
 	s.expiry.Stop()
+	s.gone.Stop()
 	s.dial.Cancel()
 	for _, c := range []*loop.Conn{s.down, s.up} {
 		switch {

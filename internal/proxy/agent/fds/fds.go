@@ -159,7 +159,7 @@ func (c *Client) exchange(r request) ([]int, error) {
 		return nil, err
 	}
 	var p reply
-	list, err := receive(c.conn, &p)
+	list, err := Receive(c.conn, &p)
 	if err == nil && p.Error != "" {
 		err = &refusal{p.Error}
 	}
@@ -175,8 +175,18 @@ type refusal struct{ text string }
 
 func (r *refusal) Error() string { return r.text }
 
-// receive reads one message with its descriptors, which the caller owns.
-func receive(c *net.UnixConn, v any) ([]int, error) {
+// Send writes v as one message, with duplicates of the descriptors, at most
+// MaxSockets; c is of the kind "unixpacket".
+func Send(c *net.UnixConn, v any, list []int) error {
+	b, err := json.Marshal(v)
+	if err == nil {
+		_, _, err = c.WriteMsgUnix(b, unix.UnixRights(list...), nil)
+	}
+	return err
+}
+
+// Receive reads one message with its descriptors, which the caller owns.
+func Receive(c *net.UnixConn, v any) ([]int, error) {
 	b := make([]byte, maxMessage)
 	oob := make([]byte, unix.CmsgSpace(4*MaxSockets))
 	n, m, flags, _, err := c.ReadMsgUnix(b, oob)
@@ -236,7 +246,7 @@ func Serve(l *net.UnixListener) error {
 			}
 			return fmt.Errorf("agent: %w", err)
 		}
-		if err := sameUser(c); err != nil {
+		if err := SameUser(c); err != nil {
 			_ = c.Close()
 			continue
 		}
@@ -244,7 +254,8 @@ func Serve(l *net.UnixListener) error {
 	}
 }
 
-func sameUser(c *net.UnixConn) error {
+// SameUser is an error when the process at the other end is another user's.
+func SameUser(c *net.UnixConn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
@@ -264,7 +275,7 @@ func serve(c *net.UnixConn) {
 	defer c.Close()
 	for {
 		var r request
-		list, err := receive(c, &r)
+		list, err := Receive(c, &r)
 		closeAll(list) // nobody has reason to send any
 		if err != nil {
 			return
@@ -274,10 +285,7 @@ func serve(c *net.UnixConn) {
 		if err != nil {
 			p.Error = err.Error()
 		}
-		b, err := json.Marshal(p)
-		if err == nil {
-			_, _, err = c.WriteMsgUnix(b, unix.UnixRights(made...), nil)
-		}
+		err = Send(c, p, made)
 		closeAll(made)
 		if err != nil {
 			return
