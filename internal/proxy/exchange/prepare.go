@@ -97,7 +97,8 @@ func (c *Conn) forwardedFor(x *Exchange) {
 	if cfg.TrustedHops == 0 || h.Get("x-forwarded-proto") == nil {
 		h.Set("x-forwarded-proto", []byte(c.scheme()))
 	}
-	h.Set("x-envoy-external-address", []byte(x.remote.String()))
+	var b [64]byte
+	h.Set("x-envoy-external-address", x.remote.AppendTo(b[:0]))
 }
 
 // fromEnd returns the n-th address of x-forwarded-for counted from its end.
