@@ -96,6 +96,26 @@ func TestUpgrade(t *testing.T) {
 	})
 }
 
+// TestUpgradePassedOver: a program may answer as if the upgrade had not been
+// asked for (RFC 9110 7.8); nobody takes that for a switch.
+func TestUpgradePassedOver(t *testing.T) {
+	bothWays(t, func(t *testing.T, o proxytest.Options) {
+		answer := ""
+		m := proxytest.NewMesh(t, answers(t, func(_ string, c net.Conn, _ *bufio.Reader) { fmt.Fprint(c, answer) }), o)
+		for _, a := range []string{"200 OK", "206 Partial Content", "404 Not Found", "501 Not Implemented"} {
+			answer = "HTTP/1.1 " + a + "\r\ncontent-length: 4\r\ntulle-orig: 200\r\n\r\npage"
+			c := dial(t, m.Client.Addr)
+			for range 2 { // the connection goes on
+				r, b := c.say("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n").response("GET")
+				if r.Status != a || b != "page" || r.Header.Get("tulle-orig") != "" && !o.NoBridge {
+					t.Errorf("%s arrives as %s %v %q", a, r.Status, r.Header, b)
+				}
+			}
+		}
+		idle(t, m.Client, m.Server)
+	})
+}
+
 func TestInterim(t *testing.T) {
 	bothWays(t, func(t *testing.T, o proxytest.Options) {
 		m := proxytest.NewMesh(t, answers(t, func(h string, c net.Conn, in *bufio.Reader) {

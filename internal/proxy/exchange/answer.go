@@ -38,6 +38,7 @@ func (x *Exchange) answer(h *stream.Head, end bool) {
 	if len(x.conn.logs) > 0 {
 		x.resp.CopyFrom(h)
 	}
+	x.passedOver(h)
 	x.down.SendHead(h, end)
 }
 
@@ -141,6 +142,7 @@ func (x *Exchange) sendLocal(body []byte) {
 		h.Length = -1
 	}
 	h.Body = len(body) > 0
+	x.passedOver(h)
 	x.down.SendHead(h, len(body) == 0 || x.head)
 	if len(body) > 0 && !x.head {
 		x.rec.BytesSent += uint64(len(body))

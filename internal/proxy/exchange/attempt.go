@@ -124,6 +124,9 @@ func (a *attempt) OnHead(h *stream.Head, end bool) {
 		}
 		return
 	}
+	if x.upgrade && a.via.Bridged {
+		asAnswered(h)
+	}
 	a.headed = true
 	a.try.Stop()
 	a.idle.Stop()

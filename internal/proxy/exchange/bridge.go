@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"bytes"
+	"strconv"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
@@ -13,7 +14,9 @@ import (
 //
 //	tulle-orig: 1.0|1.1[;METHOD]
 //
-// (METHOD with an upgrade, which travels as CONNECT). On every authenticated
+// (METHOD with an upgrade, which travels as CONNECT), and so is the answer of a
+// program that does not care for the upgrade: a 2xx would accept the CONNECT
+// (RFC 8441 5), so it travels as 501 with the status in tulle-orig. On every authenticated
 // tulle1 connection a sidecar also says what it is the sidecar of, for the
 // labels of telemetry:
 //
@@ -25,6 +28,7 @@ import (
 //	what                    sender                        receiver
 //	version                 tulle-orig: 1.0 or 1.1        the head's version again; app sees HTTP/1.1
 //	Upgrade: x              CONNECT, :protocol x, METHOD  METHOD with Upgrade: x; 101 becomes 200 and back
+//	Upgrade passed over     tulle-orig: 2xx is status     2xx becomes 501, tulle-orig
 //	100, 103, Expect        1xx heads as they come        the same
 //	HEAD, 204, 304          no DATA                       no body, length kept
 //	chunked, close-ended    DATA, END_STREAM              chunked, or close for 1.0
@@ -78,6 +82,29 @@ func (c *Conn) fromBridge(h *stream.Head) {
 	if len(method) > 0 && len(h.Protocol) > 0 {
 		h.Method = method
 	}
+}
+
+// passedOver marks the answer to an upgrade that was answered as if it had not
+// been asked for; see above.
+func (x *Exchange) passedOver(h *stream.Head) {
+	if !x.upgrade || !x.conn.bridge || x.req.Version == 20 {
+		return
+	}
+	h.Del(origHeader)
+	if h.Status >= 200 && h.Status < 300 {
+		var b [3]byte
+		h.Add(origHeader, strconv.AppendInt(b[:0], int64(h.Status), 10))
+		h.Status = 501
+	}
+}
+
+// asAnswered restores what a peer's passedOver changed.
+func asAnswered(h *stream.Head) {
+	v := h.Get(origHeader)
+	if n, err := strconv.Atoi(string(v)); err == nil && h.Status == 501 && n >= 200 && n < 300 {
+		h.Status = n
+	}
+	h.Del(origHeader)
 }
 
 // learn takes up what the peer says it is, unless its certificate says that it

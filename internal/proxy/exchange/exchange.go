@@ -207,7 +207,10 @@ func (x *Exchange) upgradeAllowed() bool {
 // acceptable answers requests that no listener takes.
 func (x *Exchange) acceptable() bool {
 	c := x.conn
-	if len(x.req.Authority) == 0 && x.req.Version >= 11 {
+	if len(x.req.Authority) == 0 {
+		if c.h1 != nil {
+			c.h1.Drain() // who says so little is not worth a connection
+		}
 		x.reply(telemetry.MissingHost, "")
 		return false
 	}

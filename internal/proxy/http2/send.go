@@ -281,6 +281,8 @@ func (c *conn) sendResponse(s *h2stream, h *stream.Head, end bool) {
 	switch {
 	case status == 101 && s.extended:
 		status, s.tunnel, length = 200, true, -1
+	case s.extended && status >= 200 && status < 300:
+		status = 501 // it would say that the protocol was switched (RFC 8441 5)
 	case status == 101:
 		c.reset(s, internalError) // nobody asked: not a response we can send
 		c.idleCheck()
