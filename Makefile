@@ -10,7 +10,7 @@ PROGRESS = /[: ]/ {print; next} {n++; if (tty) printf "\r\033[K  compiled %d pac
 
 .PHONY: help
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## both programs into bin/ (a cold build takes some minutes; packages are shown as they compile)
@@ -29,11 +29,20 @@ test: build ## text, paths, short wire, demo check, short Envoy comparison
 test-race: ## the data plane's rooms under the race detector
 	$(GO) test -race -timeout 20m ./internal/...
 
+.PHONY: e2e
+e2e: ## what users do on a real Kubernetes cluster, as root; the first time it is built, which takes some minutes
+	$(GO) run ./test/cluster/up -build
+	$(GO) run ./test/budget -tags e2e -timeout 20m ./test/cluster ./test/e2e
+
+.PHONY: cluster
+cluster: ## a two-node Kubernetes cluster to play with until Ctrl-C, as root
+	@$(GO) run ./test/cluster/up $(ARGS)
+
 .PHONY: check
 check: ## format, vet, lint, house test, tulle builds elsewhere, generated files clean
 	@out=$$(gofmt -l cmd internal test *.go); [ -z "$$out" ] || { echo "gofmt wants: $$out"; exit 1; }
-	$(GO) vet $(PKGS)
-	$(GO) tool -modfile=tools/go.mod staticcheck $(PKGS)
+	$(GO) vet -tags e2e $(PKGS)
+	$(GO) tool -modfile=tools/go.mod staticcheck -tags e2e $(PKGS)
 	$(GO) test -run TestHouse -count=1 .
 	@for os in darwin windows; do GOOS=$$os $(GO) build -o /dev/null ./cmd/tulle || exit 1; done
 	@$(MAKE) --no-print-directory gen
