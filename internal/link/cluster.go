@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"strconv"
 
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -80,13 +81,14 @@ func (m *Mesh) cluster(role model.Role, s *service, p model.Port, d *destination
 	if pol.LoadBalancer != nil {
 		c.Balance = *pol.LoadBalancer
 	}
-	if pol.Pool != nil {
-		c.Pool = *pol.Pool
+	if pool := cmp.Or(pol.Pool, m.Settings.Pool); pool != nil {
+		c.Pool = *pool
 	}
+	c.Pool.Keepalive = cmp.Or(c.Pool.Keepalive, m.Settings.Keepalive)
 	if c.Pool.ConnectTimeout == 0 {
 		c.Pool.ConnectTimeout = m.Settings.ConnectTimeout
 	}
-	c.Outlier = pol.Outlier
+	c.Outlier = cmp.Or(pol.Outlier, m.Settings.Outlier)
 	if c.Resolution == model.Passthrough && role == model.GatewayRole {
 		c.Resolution = model.Static // a gateway has no original destination
 	}
@@ -95,7 +97,8 @@ func (m *Mesh) cluster(role model.Role, s *service, p model.Port, d *destination
 	}
 	// Who asks for the upgrade is sure of HTTP, whatever the port is called: a
 	// TLS port may carry HTTP by TLS origination.
-	c.HTTP2 = p.Protocol.IsHTTP2() || c.Pool.H2Upgrade == model.H2Always
+	c.HTTP2 = p.Protocol.IsHTTP2() || c.Pool.H2Upgrade == model.H2Always ||
+		m.Settings.UpgradeHTTP2 && p.Protocol == model.HTTP && c.Pool.H2Upgrade == model.H2Default
 	if c.Pool.UseClientProtocol {
 		c.HTTP2 = false
 	}

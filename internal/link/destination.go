@@ -84,7 +84,7 @@ func (m *Mesh) buildDestinations(list []*model.DestinationPolicy, n *notices) {
 		k := key{p.Namespace, host}
 		d := mergeable(have[k], p)
 		if d == nil {
-			d = &destination{host: host, ns: p.Namespace, selector: p.Selector, exportTo: p.ExportTo, export: m.sees(newExport(p.ExportTo, p.Namespace))}
+			d = &destination{host: host, ns: p.Namespace, selector: p.Selector, exportTo: p.ExportTo, export: m.sees(newExport(exportTo(p.ExportTo, m.Settings.DestinationExportTo), p.Namespace))}
 			have[k] = append(have[k], d)
 			x.all = append(x.all, d)
 		}

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -53,7 +54,7 @@ func Defaults() model.Settings {
 // they are in a stable order.
 func Link(f model.Fragment, s model.Settings) (*Mesh, []model.Notice) {
 	m := &Mesh{
-		Settings:   withDefaults(s),
+		Settings:   withDefaults(withMesh(s, f.Settings)),
 		namespaces: map[string]*model.Namespace{},
 		secrets:    map[model.Ref]*model.Secret{},
 		registries: map[string]*registry{},
@@ -96,6 +97,51 @@ func withDefaults(s model.Settings) model.Settings {
 		s.ConnectTimeout = d.ConnectTimeout
 	}
 	return s
+}
+
+// withMesh applies what user objects say of the whole mesh, oldest first: a
+// younger one wins, field by field. The trust domain is not theirs to say: it
+// is in every certificate.
+func withMesh(s model.Settings, list []*model.MeshSettings) model.Settings {
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(a, b *model.MeshSettings) int { return byAge(a.Origin, b.Origin) })
+	for _, x := range list {
+		set(&s.AllowAny, x.AllowAny)
+		set(&s.AutoMTLS, x.AutoMTLS)
+		set(&s.UpgradeHTTP2, x.UpgradeHTTP2)
+		s.Paths = cmp.Or(x.Paths, s.Paths)
+		set(&s.AccessLog.Enabled, x.Log)
+		set(&s.AccessLog.JSON, x.LogJSON)
+		s.AccessLog.Format = cmp.Or(x.LogFormat, s.AccessLog.Format)
+		s.RootNamespace = cmp.Or(x.RootNamespace, s.RootNamespace)
+		s.ConnectTimeout = cmp.Or(x.ConnectTimeout, s.ConnectTimeout)
+		s.Keepalive = cmp.Or(x.Keepalive, s.Keepalive)
+		s.Retry = cmp.Or(x.Retry, s.Retry)
+		s.Pool = cmp.Or(x.Pool, s.Pool)
+		s.Outlier = cmp.Or(x.Outlier, s.Outlier)
+		for _, e := range []struct{ to, from *[]string }{
+			{&s.ServiceExportTo, &x.ServiceExportTo}, {&s.RouteExportTo, &x.RouteExportTo}, {&s.DestinationExportTo, &x.DestinationExportTo},
+		} {
+			if len(*e.from) > 0 {
+				*e.to = *e.from
+			}
+		}
+	}
+	return s
+}
+
+func set[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// exportTo is an object's list, or the mesh's where it says nothing.
+func exportTo(own, mesh []string) []string {
+	if len(own) > 0 {
+		return own
+	}
+	return mesh
 }
 
 func byAge(a, b model.Origin) int {

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strconv"
@@ -121,7 +122,7 @@ func (s *site) route(r *routeSet, h *model.HTTPRule, mt *model.HTTPMatch) *model
 	if out.Direct != nil {
 		return out
 	}
-	out.Retry = retry(h.Retry)
+	out.Retry = retry(cmp.Or(h.Retry, s.m.Settings.Retry))
 	out.Backends, out.Hash = s.backends(h.Backends, h.Origin)
 	if len(out.Backends) == 0 {
 		out.Direct = &model.DirectResponse{Status: 500}
@@ -342,7 +343,7 @@ func (s *site) serviceRoute(svc *service) []*model.Route {
 		Name:      "default",
 		Match:     model.HTTPMatch{Path: &model.StringMatch{Kind: model.Prefix, Value: "/"}},
 		Backends:  []model.RouteBackend{b},
-		Retry:     defaultRetry(),
+		Retry:     retry(s.m.Settings.Retry),
 		Hash:      hash,
 		Operation: svc.Host + ":" + strconv.Itoa(int(s.port)) + "/*",
 		Origin:    svc.Origin,

@@ -48,7 +48,7 @@ func (m *Mesh) buildRoutes(list []*model.RouteSet, n *notices) {
 
 // completed copies the rules with full host names.
 func (m *Mesh) completed(r *model.RouteSet) *routeSet {
-	s := &routeSet{RouteSet: r, export: m.sees(newExport(r.ExportTo, r.Namespace))}
+	s := &routeSet{RouteSet: r, export: m.sees(newExport(exportTo(r.ExportTo, m.Settings.RouteExportTo), r.Namespace))}
 	for _, h := range r.Hosts {
 		s.hosts = append(s.hosts, m.fqdn(h, r.Namespace))
 	}

@@ -41,7 +41,7 @@ func (m *Mesh) buildServices(list []*model.Service, n *notices) {
 		if m.decorates(s, n) {
 			continue
 		}
-		x := &service{Service: s, export: m.sees(newExport(s.ExportTo, s.Namespace))}
+		x := &service{Service: s, export: m.sees(newExport(exportTo(s.ExportTo, m.Settings.ServiceExportTo), s.Namespace))}
 		x.endpoints = m.endpointsOf(s)
 		m.services = append(m.services, x)
 		m.byHost[s.Host] = append(m.byHost[s.Host], x)

@@ -8,6 +8,8 @@ import (
 	routerpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/tulle-mesh/tulle/internal/model"
 )
 
 // Names of HTTP filters, as routes refer to them.
@@ -32,7 +34,7 @@ func routeFilters() []*hcmpb.HttpFilter {
 
 // manager is what all HTTP managers share; filters get the router at the end.
 func (l *Lowering) manager(statPrefix string, filters []*hcmpb.HttpFilter) *hcmpb.HttpConnectionManager {
-	return &hcmpb.HttpConnectionManager{
+	m := &hcmpb.HttpConnectionManager{
 		StatPrefix:                statPrefix,
 		CodecType:                 hcmpb.HttpConnectionManager_AUTO,
 		HttpFilters:               append(filters, httpFilter(routerFilter, &routerpb.Router{})),
@@ -40,8 +42,21 @@ func (l *Lowering) manager(statPrefix string, filters []*hcmpb.HttpFilter) *hcmp
 		UseRemoteAddress:          no(),
 		PreserveExternalRequestId: true,
 		StreamIdleTimeout:         dur(0),
-		NormalizePath:             yes(),
 		AccessLog:                 l.accessLog(),
+	}
+	pathForm(m, l.v.Settings.Paths)
+	return m
+}
+
+// pathForm brings paths into one form, as MeshConfig.pathNormalization says.
+func pathForm(m *hcmpb.HttpConnectionManager, f model.PathForm) {
+	if f == model.PathNone {
+		return
+	}
+	m.NormalizePath = yes()
+	m.MergeSlashes = f == model.PathMergeSlashes || f == model.PathDecodeAndMerge
+	if f == model.PathDecodeAndMerge {
+		m.PathWithEscapedSlashesAction = hcmpb.HttpConnectionManager_UNESCAPE_AND_FORWARD
 	}
 }
 

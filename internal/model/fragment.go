@@ -3,6 +3,7 @@ package model
 // Fragment is what one reader understood. Readers do not resolve references
 // and do not merge; link does.
 type Fragment struct {
+	Settings     []*MeshSettings // a later one wins
 	Namespaces   []*Namespace
 	Services     []*Service
 	Workloads    []*Workload
@@ -16,6 +17,7 @@ type Fragment struct {
 
 // Merge appends other's facts. Neither fragment may be in use elsewhere.
 func (f *Fragment) Merge(o Fragment) {
+	f.Settings = append(f.Settings, o.Settings...)
 	f.Namespaces = append(f.Namespaces, o.Namespaces...)
 	f.Services = append(f.Services, o.Services...)
 	f.Workloads = append(f.Workloads, o.Workloads...)

@@ -302,6 +302,14 @@ type Settings struct {
 	AutoMTLS           bool
 	AccessLog          AccessLog
 	ConnectTimeout     time.Duration
+	Keepalive          *Keepalive      // of connections to destinations; nil: none
+	UpgradeHTTP2       bool            // HTTP/1 requests travel as HTTP/2 unless a destination says no
+	Retry              *Retry          // of routes that say nothing; nil: Istio's
+	Pool               *ConnectionPool // of destinations that say nothing
+	Outlier            *Outlier        // of destinations that say nothing
+	Paths              PathForm
+	// Who sees objects that say nothing of it; empty: everybody.
+	ServiceExportTo, RouteExportTo, DestinationExportTo []string
 	// VirtualIPs is where Kubernetes Services without an address get one from,
 	// as a cluster would give them; the zero Prefix: they get none.
 	VirtualIPs netip.Prefix

@@ -100,6 +100,7 @@ func same(a, b reflect.Value) bool {
 }
 
 func fragment(f *form, x *Fragment) {
+	objects(f, "mesh", &x.Settings, textMesh)
 	objects(f, "namespace", &x.Namespaces, textNamespace)
 	objects(f, "service", &x.Services, textService)
 	objects(f, "workload", &x.Workloads, textWorkload)
@@ -306,11 +307,13 @@ func textPool(f *form, x *ConnectionPool) {
 	enum(f, "h2-upgrade", &x.H2Upgrade, upgradeNames)
 	f.flag("client-protocol", &x.UseClientProtocol)
 	uintAttr(f, "streams", &x.MaxConcurrentStreams)
-	one(f, "keepalive", &x.Keepalive, func(f *form, x *Keepalive) {
-		uintAttr(f, "probes", &x.Probes)
-		f.duration("time", &x.Time)
-		f.duration("interval", &x.Interval)
-	})
+	one(f, "keepalive", &x.Keepalive, textKeepalive)
+}
+
+func textKeepalive(f *form, x *Keepalive) {
+	uintAttr(f, "probes", &x.Probes)
+	f.duration("time", &x.Time)
+	f.duration("interval", &x.Interval)
 }
 
 func textOutlier(f *form, x *Outlier) {

@@ -29,6 +29,7 @@ var enumSizes = map[reflect.Type]int{
 	reflect.TypeFor[MTLSMode]():      len(mtlsNames),
 	reflect.TypeFor[AuthzAction]():   len(actionNames),
 	reflect.TypeFor[MatchKind]():     len(matchNames),
+	reflect.TypeFor[PathForm]():      len(pathFormNames),
 }
 
 func (r *filler) word() string {

@@ -66,6 +66,11 @@ networking.v1alpha3.ServicePort: number protocol name targetPort
 networking.v1alpha3.WorkloadEntry: address ports labels network locality weight serviceAccount
 networking.v1alpha3.WorkloadSelector: labels
 
+mesh.v1alpha1.MeshConfig: connectTimeout tcpKeepalive accessLogFile accessLogFormat accessLogEncoding outboundTrafficPolicy enableAutoMtls rootNamespace defaultServiceExportTo defaultVirtualServiceExportTo defaultDestinationRuleExportTo h2UpgradePolicy pathNormalization defaultHttpRetryPolicy defaultTrafficPolicy
+mesh.v1alpha1.MeshConfig.OutboundTrafficPolicy: mode
+mesh.v1alpha1.MeshConfig.ProxyPathNormalization: normalization
+mesh.v1alpha1.MeshConfig.DefaultTrafficPolicy: connectionPool outlierDetection
+
 type.v1beta1.WorkloadSelector: matchLabels
 type.v1beta1.PolicyTargetReference: group kind name namespace
 security.v1beta1.PeerAuthentication: selector mtls portLevelMtls

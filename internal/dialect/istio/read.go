@@ -23,9 +23,10 @@ var _ dialect.Reader = Reader{}
 func (Reader) Name() string { return "istio" }
 
 // Claims implements dialect.Reader: every group of istio.io, so that what is
-// not understood is told in Istio's words.
-func (Reader) Claims(apiVersion, _ string) bool {
-	return strings.HasSuffix(dialect.Group(apiVersion), ".istio.io")
+// not understood is told in Istio's words, and ConfigMaps, of which one holds
+// the mesh's settings.
+func (Reader) Claims(apiVersion, kind string) bool {
+	return strings.HasSuffix(dialect.Group(apiVersion), ".istio.io") || apiVersion == "v1" && kind == "ConfigMap"
 }
 
 // Read implements dialect.Reader.
@@ -73,7 +74,7 @@ var kinds = map[string]kind{
 	"telemetry.istio.io/Telemetry":            {versions: telemetryVersions, ignored: "Telemetry is not acted on yet: the mesh-wide access log and metrics stay as they are"},
 	"extensions.istio.io/WasmPlugin":          {versions: []string{"v1alpha1"}, ignored: "WasmPlugin is not acted on: Tulle does not run WebAssembly"},
 	"extensions.istio.io/TrafficExtension":    {versions: []string{"v1alpha1"}, ignored: "TrafficExtension is not acted on: Tulle runs neither WebAssembly nor Lua"},
-	"install.istio.io/IstioOperator":          {versions: []string{"v1alpha1"}, ignored: "IstioOperator describes an installation and is not read with the configuration"},
+	"install.istio.io/IstioOperator":          {versions: []string{"v1alpha1"}},
 }
 
 // reading is one object on its way into the model.
@@ -133,6 +134,9 @@ func nearKind(o *source.Object) string {
 // readObject adds what one object says to the fragment, or nothing when it is
 // not in effect.
 func readObject(rep *dialect.Report, out *model.Fragment) {
+	if readSettings(rep, out) {
+		return
+	}
 	o := rep.Object
 	k, ok := kinds[dialect.Group(o.APIVersion)+"/"+o.Kind]
 	if !ok {
@@ -149,11 +153,7 @@ func readObject(rep *dialect.Report, out *model.Fragment) {
 		return
 	}
 	if k.ignored != "" {
-		sev := model.Warning
-		if o.Kind == "IstioOperator" {
-			sev = model.Info
-		}
-		rep.Add(sev, model.Unsupported, "", "%s", k.ignored)
+		rep.Add(model.Warning, model.Unsupported, "", "%s", k.ignored)
 		return
 	}
 	r := &reading{Report: rep}

@@ -25,7 +25,7 @@ func (Reader) Name() string { return "kubernetes" }
 
 // kinds that are read or known to say nothing to a mesh.
 var kinds = map[string][]string{
-	"v1":                  {"Namespace", "Service", "Endpoints", "Pod", "Secret", "ConfigMap", "ServiceAccount"},
+	"v1":                  {"Namespace", "Service", "Endpoints", "Pod", "Secret", "ServiceAccount"},
 	"apps/v1":             {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"},
 	"discovery.k8s.io/v1": {"EndpointSlice"},
 }
@@ -100,11 +100,6 @@ func (in *input) object(r *dialect.Report) {
 		}
 	case "Secret":
 		in.secret(r)
-	case "ConfigMap":
-		var c corev1.ConfigMap
-		if decode(r, &c) && c.Name == "istio" && c.Data["mesh"] != "" {
-			r.Unsupported("data.mesh", "Istio's mesh settings are not read from here yet: the mesh keeps its own")
-		}
 	case "ServiceAccount":
 		var s corev1.ServiceAccount
 		decode(r, &s)
