@@ -20,7 +20,7 @@
 // files have goroutines of their own which hand it functions to run. Decoding
 // passes Config.Gate in pieces of a millisecond.
 //
-// gRPC is behind transport, so that the proxy's own HTTP/2 can take its place.
+// The connection is made by rpc, on the proxy's own HTTP/2.
 //
 // What does not belong here: what resources mean (conf), parsing of
 // certificates for TLS (mtls), and reading the files that file-cert: and

@@ -55,6 +55,7 @@ type Feed struct {
 	events chan func()
 	done   chan struct{} // closed when Run ends
 	pair   atomic.Pointer[tls.Certificate]
+	back   chan struct{} // a stream was opened
 
 	// What follows is owned by Run's goroutine.
 
@@ -85,7 +86,7 @@ func New(c Config) (*Feed, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	f := &Feed{c: c, events: make(chan func(), 16), done: make(chan struct{}), warm: newWarmer(),
+	f := &Feed{c: c, events: make(chan func(), 16), done: make(chan struct{}), back: make(chan struct{}, 1), warm: newWarmer(),
 		local: map[string]*conf.Secret{}, refused: map[ref]string{}}
 	for k := range kinds {
 		f.stores[k] = newStore(k)

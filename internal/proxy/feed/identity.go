@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/feed/rpc"
 )
 
 // Times between two attempts to get a certificate.
@@ -78,8 +79,17 @@ func (f *Feed) keepIdentity(ctx context.Context) {
 			f.post(ctx, func() { f.noCA, f.resub = true, true })
 		}
 		f.c.Log.Warn("no certificate from the control plane", "error", err, "retry", pause.Round(time.Second))
-		if !sleep(ctx, pause) {
+		if !errors.Is(err, rpc.ErrUnreachable) {
+			if !sleep(ctx, pause) {
+				return
+			}
+			continue
+		}
+		select { // until then, or until the control plane is there
+		case <-ctx.Done():
 			return
+		case <-f.back:
+		case <-time.After(pause):
 		}
 	}
 }

@@ -2,6 +2,7 @@ package feed
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -9,12 +10,17 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/feed/rpc"
 )
 
-// Times between two attempts to connect.
+// Times between two attempts to connect, each give or take half of it. Where
+// nobody is there an attempt costs nobody anything, and a proxy comes back
+// within a second and a half of its control plane; who is there and refuses
+// may have too much to do.
 const (
 	firstRetry = 100 * time.Millisecond
-	lastRetry  = 5 * time.Second
+	absent     = time.Second      // longest, when nobody was reached
+	lastRetry  = 10 * time.Second // longest, when somebody was
 	// stable is how long a stream has to last for the next attempt to be
 	// a first one again.
 	stable = 10 * time.Second
@@ -61,12 +67,11 @@ func (f *Feed) stream(ctx context.Context) {
 		if time.Since(start) > stable {
 			wait = firstRetry
 		}
-		pause := wait/2 + rand.N(wait)
-		wait = min(2*wait, lastRetry)
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
+		if errors.Is(err, rpc.ErrUnreachable) {
+			wait = min(wait, absent)
 		}
+		sleep(ctx, wait/2+rand.N(wait))
+		wait = min(2*wait, lastRetry)
 	}
 }
 
@@ -123,6 +128,10 @@ func (l *link) write(ctx context.Context, s rawStream) {
 // attach makes l the stream and asks for everything anew.
 func (f *Feed) attach(l *link) {
 	f.link = l
+	select {
+	case f.back <- struct{}{}: // who waits to ask for a certificate may do so now
+	default:
+	}
 	f.status.Since = time.Now()
 	f.c.Log.Info("connected to the control plane", "address", f.c.Address)
 	for k := range kinds {

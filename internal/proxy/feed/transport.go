@@ -6,26 +6,20 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/mem"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
+	"github.com/tulle-mesh/tulle/internal/proxy/feed/rpc"
 )
 
 // transport carries raw messages to the control plane. Safe for concurrent
 // use.
 type transport interface {
-	// open starts a stream, which ends with ctx.
+	// open starts a stream, which ends with ctx. rpc.ErrUnreachable is returned
+	// (wrapped) when nobody is there.
 	open(ctx context.Context, method string) (rawStream, error)
 	// call makes one exchange. errUnimplemented is returned (wrapped) when the
 	// control plane does not know the method.
@@ -45,37 +39,65 @@ var errUnimplemented = errors.New("the control plane does not offer this")
 // maxMessage is the largest message that is taken, in bytes.
 const maxMessage = 64 << 20
 
-// dial makes the gRPC transport. Nothing is connected before it is used.
+// Times of connecting: until a connection is there, and until TLS is.
+const (
+	dialWithin = 2 * time.Second
+	deadHost   = 30 * time.Second // of silence, until a host is given up
+)
+
+// dial makes the transport. Nothing is connected before it is used.
 func dial(c *Config, pair func() *tls.Certificate) (transport, error) {
-	target := c.Address
-	creds := insecure.NewCredentials() // a unix socket: the kernel keeps others out
-	if !strings.HasPrefix(target, "unix:") {
-		host, _, err := net.SplitHostPort(target)
-		if err != nil {
-			return nil, fmt.Errorf("address of the control plane: %w", err)
-		}
-		conf, err := clientTLS(c.CAFile, host, pair)
+	o := rpc.Options{Scheme: "http", Authority: "localhost", UserAgent: c.Node.UserAgent + "/" + c.Node.Version,
+		MaxMessage: maxMessage, Token: func() (string, error) { return readToken(c.TokenFile) }}
+	d := &net.Dialer{Timeout: dialWithin, KeepAliveConfig: net.KeepAliveConfig{Enable: true,
+		Idle: deadHost / 2, Interval: deadHost / 6, Count: 3}}
+	if path, ok := strings.CutPrefix(c.Address, "unix:"); ok {
+		path = strings.TrimPrefix(path, "//")
+		o.Dial = func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "unix", path) } // the kernel keeps others out
+		return rpcTransport{rpc.New(o)}, nil
+	}
+	host, _, err := net.SplitHostPort(c.Address)
+	if err != nil {
+		return nil, fmt.Errorf("address of the control plane: %w", err)
+	}
+	if _, err := clientTLS(c.CAFile, host, pair); err != nil {
+		return nil, err // now rather than in a log
+	}
+	address, caFile := c.Address, c.CAFile
+	o.Scheme, o.Authority = "https", address
+	o.Dial = func(ctx context.Context) (net.Conn, error) {
+		conf, err := clientTLS(caFile, host, pair) // anew: the roots may have been replaced
 		if err != nil {
 			return nil, err
 		}
-		creds = credentials.NewTLS(conf)
-		target = "passthrough:///" + target
+		nc, err := d.DialContext(ctx, "tcp", address)
+		if err != nil {
+			return nil, err
+		}
+		t := tls.Client(nc, conf)
+		if err = t.HandshakeContext(ctx); err == nil && t.ConnectionState().NegotiatedProtocol != "h2" {
+			err = errors.New("it does not offer HTTP/2")
+		}
+		if err != nil {
+			_ = nc.Close()
+			return nil, fmt.Errorf("TLS with %s: %w", address, err)
+		}
+		return t, nil
 	}
-	conn, err := grpc.NewClient(target,
-		grpc.WithTransportCredentials(creds),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(maxMessage)),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
-			MinConnectTimeout: 5 * time.Second,
-		}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 5 * time.Minute, Timeout: 20 * time.Second}),
-		grpc.WithUserAgent(c.Node.UserAgent+"/"+c.Node.Version),
-		grpc.WithDisableServiceConfig(),
-	)
+	return rpcTransport{rpc.New(o)}, nil
+}
+
+// readToken reads the join token, anew for every call: it may have been
+// replaced. Empty without a file.
+func readToken(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	b, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("control plane %s: %w", c.Address, err)
+		return "", fmt.Errorf("join token: %w", err)
 	}
-	return &grpcTransport{conn: conn, token: c.TokenFile}, nil
+	return strings.TrimSpace(string(b)), nil
 }
 
 func clientTLS(caFile, host string, pair func() *tls.Certificate) (*tls.Config, error) {
@@ -100,91 +122,41 @@ func clientTLS(caFile, host string, pair func() *tls.Certificate) (*tls.Config, 
 	return t, nil
 }
 
-type grpcTransport struct {
-	conn  *grpc.ClientConn
-	token string // file
-}
+// rpcTransport is the transport of every day.
+type rpcTransport struct{ c *rpc.Client }
 
-// context adds the token, read anew: it may have been replaced.
-func (g *grpcTransport) context(ctx context.Context) (context.Context, error) {
-	if g.token == "" {
-		return ctx, nil
-	}
-	b, err := os.ReadFile(g.token)
-	if err != nil {
-		return nil, fmt.Errorf("join token: %w", err)
-	}
-	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+strings.TrimSpace(string(b))), nil
-}
-
-func (g *grpcTransport) open(ctx context.Context, method string) (rawStream, error) {
-	ctx, err := g.context(ctx)
-	if err != nil {
-		return nil, err
-	}
-	g.conn.ResetConnectBackoff()
-	s, err := g.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
+func (t rpcTransport) open(ctx context.Context, method string) (rawStream, error) {
+	s, err := t.c.Open(ctx, method)
 	if err != nil {
 		return nil, plain(err)
 	}
-	return grpcStream{s}, nil
+	return rpcStream{s}, nil
 }
 
-func (g *grpcTransport) call(ctx context.Context, method string, in []byte) ([]byte, error) {
-	ctx, err := g.context(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var out []byte
-	if err := g.conn.Invoke(ctx, method, &in, &out); err != nil {
-		return nil, plain(err)
-	}
-	return out, nil
+func (t rpcTransport) call(ctx context.Context, method string, in []byte) ([]byte, error) {
+	out, err := t.c.Call(ctx, method, in)
+	return out, plain(err)
 }
 
-func (g *grpcTransport) close() error { return g.conn.Close() }
+func (t rpcTransport) close() error { return t.c.Close() }
 
-// plain is a gRPC error in words of ours.
+type rpcStream struct{ s *rpc.Stream }
+
+func (s rpcStream) send(b []byte) error { return plain(s.s.Send(b)) }
+
+func (s rpcStream) recv() ([]byte, error) {
+	b, err := s.s.Recv()
+	return b, plain(err)
+}
+
+// plain is an error of a call in words of ours.
 func plain(err error) error {
-	if err == nil {
-		return nil
-	}
-	st, ok := status.FromError(err)
+	var st *rpc.Status
 	switch {
-	case !ok:
-		return err
-	case st.Code() == codes.Unimplemented:
-		return fmt.Errorf("%w: %s", errUnimplemented, st.Message())
+	case errors.Is(err, io.EOF):
+		return errors.New("the control plane ended the stream")
+	case errors.As(err, &st) && st.Code == rpc.Unimplemented:
+		return fmt.Errorf("%w: %s", errUnimplemented, st.Message)
 	}
-	return fmt.Errorf("%s: %s", st.Code(), st.Message())
+	return err
 }
-
-type grpcStream struct{ s grpc.ClientStream }
-
-func (g grpcStream) send(b []byte) error { return plain(g.s.SendMsg(&b)) }
-
-func (g grpcStream) recv() ([]byte, error) {
-	var b []byte
-	if err := g.s.RecvMsg(&b); err != nil {
-		return nil, plain(err)
-	}
-	return b, nil
-}
-
-// rawCodec passes *[]byte through. It calls itself proto, which is what the
-// bytes are.
-type rawCodec struct{}
-
-// Marshal implements encoding.CodecV2.
-func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
-	return mem.BufferSlice{mem.SliceBuffer(*v.(*[]byte))}, nil
-}
-
-// Unmarshal implements encoding.CodecV2.
-func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	*v.(*[]byte) = data.Materialize()
-	return nil
-}
-
-// Name implements encoding.CodecV2.
-func (rawCodec) Name() string { return "proto" }

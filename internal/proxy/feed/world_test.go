@@ -8,7 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -33,6 +33,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/feed/rpc"
 )
 
 // plane is a control plane that does what the test says. It is the feed's
@@ -63,7 +64,7 @@ func (p *plane) open(ctx context.Context, method string) (rawStream, error) {
 	defer p.mu.Unlock()
 	p.opened++
 	if p.down {
-		return nil, errors.New("refused")
+		return nil, fmt.Errorf("%w: refused", rpc.ErrUnreachable)
 	}
 	s := &fakeStream{ctx: ctx, in: make(chan []byte, 64), out: make(chan []byte, 64), gone: make(chan struct{}), t: p.t}
 	p.streams <- s

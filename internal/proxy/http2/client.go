@@ -346,6 +346,13 @@ func (c *Client) onResponse(x *h2stream, end bool, h *stream.Head) {
 	}
 }
 
+// Calm reports whether err, of OnGone, is a peer's word that we asked too often
+// (ENHANCE_YOUR_CALM; gRPC servers say so about pings).
+func Calm(err error) bool {
+	f, ok := err.(*faultError)
+	return ok && f.code == enhanceYourCalm
+}
+
 // onGoAway refuses what the peer will not process (RFC 9113 6.8).
 func (c *Client) onGoAway(last uint32, e code) {
 	if c.goneAway && last > c.goneLast {
