@@ -71,6 +71,10 @@ func (b *buffers) trim() (more bool) {
 // recycle takes a buffer back and sees to it that it does not stay for ever.
 func (l *Loop) recycle(p []byte) {
 	l.bufs.put(p)
+	l.armTrim()
+}
+
+func (l *Loop) armTrim() {
 	if !l.trim.Armed() {
 		l.Arm(&l.trim, bufQuiet, l.trimFn)
 	}

@@ -143,6 +143,7 @@ func (c *Conn) drop() {
 	}
 	c.freeOut()
 	c.freeWire()
-	c.sealer = nil
+	c.freePipe()
+	c.relay, c.sealer = nil, nil
 	c.full, c.readable = false, false
 }

@@ -90,6 +90,8 @@ type Conn struct {
 	wire       []byte // pending, sealed
 	off, woff  int    // sent already
 	linger     *Timer
+	relay      *Relay // where input goes without being read; nil: to the codec
+	pipe       *pipe  // pending output that was spliced; before out
 	local      netip.AddrPort
 	remote     netip.AddrPort
 	bytesIn    uint64
@@ -221,7 +223,7 @@ func (c *Conn) SetSealer(s Sealer) {
 	}
 	c.wire, c.woff = c.out, c.off
 	c.out, c.off = nil, 0
-	c.sealer, c.plain = s, c.opened
+	c.sealer, c.plain, c.relay = s, c.opened, nil
 	c.bytesIn, c.bytesOut = 0, 0
 	if c.eof {
 		c.eof, c.readable, c.hup = false, true, true

@@ -65,6 +65,7 @@ type Loop struct {
 	bufs     buffers
 	trim     Timer // of bufs
 	trimFn   func()
+	pipes    pipes
 	eager    []*Conn // to flush after the event
 	lazy     []*Conn // to flush after the round
 	ready    []*Conn // to continue after the events
@@ -125,7 +126,8 @@ func newLoop(g *Group, id int) (*Loop, error) {
 	}
 	l.pollFn = func(uintptr) bool { l.poll(); return l.evn > 0 }
 	l.trimFn = func() {
-		if l.bufs.trim() {
+		bufs, pipes := l.bufs.trim(), l.pipes.trim()
+		if bufs || pipes {
 			l.Arm(&l.trim, bufQuiet, l.trimFn)
 		}
 	}
@@ -169,6 +171,7 @@ func (l *Loop) arm(on bool) error {
 
 // release closes the loop's own descriptors.
 func (l *Loop) release() {
+	l.pipes.close()
 	if l.outer != nil {
 		_ = l.outer.Close() // closes outfd
 	} else if l.outfd >= 0 {

@@ -3,6 +3,8 @@
 package loop
 
 import (
+	"syscall"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -37,7 +39,15 @@ func (c *Conn) read() {
 			c.later(doRead)
 			return
 		}
-		n, e := sysRead(c.fd, l.rb)
+		var n int
+		var e syscall.Errno
+		spliced := false
+		if c.relay != nil && c.relayable() {
+			n, e, spliced = c.relayed()
+		}
+		if !spliced {
+			n, e = sysRead(c.fd, l.rb)
+		}
 		switch {
 		case e == unix.EINTR:
 			continue
@@ -54,6 +64,8 @@ func (c *Conn) read() {
 			c.readable = false
 			c.ended()
 			return
+		case spliced: // a full pipe says nothing of what the socket has left
+			continue
 		}
 		if n < len(l.rb) && !c.hup {
 			c.readable = false

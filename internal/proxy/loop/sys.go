@@ -39,6 +39,13 @@ func sysSend2(fd int32, iov *[2]unix.Iovec, msg *unix.Msghdr, a, b []byte) (int,
 	return int(n), e
 }
 
+// sysSplice moves up to n bytes between a socket and a pipe, one way or the other.
+func sysSplice(from, to int32, n int) (int, syscall.Errno) {
+	k, _, e := syscall.RawSyscall6(syscall.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n),
+		unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+	return int(k), e
+}
+
 func sysEpollWait(epfd int, evs []unix.EpollEvent) (int, syscall.Errno) {
 	n, _, e := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&evs[0])),
 		uintptr(len(evs)), 0, 0, 0)

@@ -13,7 +13,7 @@ import (
 const directSize = 2 << 10
 
 // pending is how many bytes wait to be sent.
-func (c *Conn) pending() int { return len(c.out) - c.off + len(c.wire) - c.woff }
+func (c *Conn) pending() int { return len(c.out) - c.off + len(c.wire) - c.woff + c.piped() }
 
 // Out lends the pending output for appending; see stream.Wire.
 func (c *Conn) Out() []byte {
@@ -63,7 +63,7 @@ func (c *Conn) appended() {
 func (c *Conn) gauge() {
 	if n := c.pending(); n > maxWater {
 		c.kill(ErrOverflow)
-	} else if n > highWater {
+	} else if n > highWater || c.pipe != nil {
 		c.full = true
 	}
 }
@@ -76,7 +76,7 @@ func (c *Conn) Write(p []byte) {
 		return
 	}
 	c.bytesOut += uint64(len(p))
-	if len(p) >= directSize && !c.stuck && c.connected && c.phase == open && !c.discarding {
+	if len(p) >= directSize && !c.stuck && c.pipe == nil && c.connected && c.phase == open && !c.discarding {
 		if c.sealer == nil {
 			p = c.sendDirect(p)
 		} else {
@@ -171,6 +171,7 @@ func (c *Conn) sent(e syscall.Errno) bool {
 func (c *Conn) broken(e syscall.Errno) {
 	c.freeOut()
 	c.freeWire()
+	c.freePipe()
 	if c.phase != open || c.paused {
 		c.kill(e)
 		return
@@ -188,6 +189,11 @@ func (c *Conn) push() {
 			c.freeOut()
 		}
 		return
+	}
+	if c.pipe != nil {
+		if c.pushPipe(); c.pipe != nil {
+			return
+		}
 	}
 	if c.sealer == nil && len(c.wire) == 0 {
 		for c.off < len(c.out) && !c.stuck {
@@ -327,7 +333,7 @@ func (c *Conn) flush() {
 			c.shutWrite()
 		}
 	}
-	if c.full && n < lowWater && c.phase == open {
+	if c.full && n < lowWater && c.pipe == nil && c.phase == open {
 		c.full = false
 		c.codec.OnWritable()
 	}

@@ -71,9 +71,11 @@ type session struct {
 	early    []byte // read before there was an upstream; at most one read
 	downEOF  bool
 	upEOF    bool
+	half     bool // one of the two has ended both ways
 	over     bool
 	rec      telemetry.Record
 	upCodec  upstream
+	out, in  flow // client to endpoint, and back
 }
 
 // Serve begins a session and returns the codec of its connection, which the
@@ -82,6 +84,7 @@ func (e *Env) Serve(a *Accepted) stream.Codec {
 	s := &session{env: e, conf: a.Chain.TCP, down: a.Wire, original: a.Original, downTLS: a.Secure,
 		listener: a.Listener.Name, inform: a.Listener, chain: a.Chain}
 	s.onIdle, s.upCodec.s = s.idled, s
+	s.out.s, s.in.s = s, s
 	s.idleFor = s.conf.IdleTimeout
 	if s.idleFor == 0 {
 		s.idleFor = time.Hour
@@ -221,6 +224,7 @@ func (s *session) dialed(c *loop.Conn, h *mtls.Handshake, err error) {
 	}
 	s.env.Reporter.Opened(s.env.Loop, &s.rec)
 	c.Swap(&s.upCodec)
+	s.out.from, s.out.to, s.in.from, s.in.to = s.down, c, c, s.down
 	s.touch()
 	if len(s.early) > 0 {
 		c.Write(s.early)
@@ -289,20 +293,22 @@ func (s *session) uncount(o cluster.Outcome) {
 
 var sourceIP = []conf.HashPolicy{{SourceIP: true}}
 
-// eof passes a half-close on; with both sides ended the session is over.
+// eof passes a half-close on. A connection that has ended both ways closes by
+// itself, when all was sent: how long that takes is the idle timeout's matter.
 func (s *session) eof(from *bool, to *loop.Conn) {
 	*from = true
-	if s.downEOF && s.upEOF {
-		s.end(nil)
-		return
-	}
 	if to != nil {
 		to.CloseWrite()
 	}
 }
 
-// closed ends the session when one side is gone.
+// closed ends the session when one side is gone, unless the other is still
+// taking the rest of what both have sent.
 func (s *session) closed(err error, flag telemetry.Flags) {
+	if err == nil && s.downEOF && s.upEOF && !s.half {
+		s.half = true
+		return
+	}
 	if !s.over && err != nil {
 		s.rec.Flags |= flag
 		s.rec.Termination = err.Error()
@@ -319,11 +325,7 @@ func (d *downstream) OnBytes(p []byte) {
 		s.early = append(s.early, p...)
 		return
 	}
-	s.touch()
-	s.up.Write(p)
-	if s.up.Blocked() {
-		s.down.PauseRead(true)
-	}
+	s.out.pass(p)
 }
 
 func (d *downstream) OnEOF() { d.s.eof(&d.s.downEOF, d.s.up) }
@@ -339,14 +341,7 @@ func (d *downstream) OnClose(err error) { d.s.closed(err, 0) }
 // upstream is the codec of the endpoint's connection.
 type upstream struct{ s *session }
 
-func (u *upstream) OnBytes(p []byte) {
-	s := u.s
-	s.touch()
-	s.down.Write(p)
-	if s.down.Blocked() {
-		s.up.PauseRead(true)
-	}
-}
+func (u *upstream) OnBytes(p []byte) { u.s.in.pass(p) }
 
 func (u *upstream) OnEOF() { u.s.eof(&u.s.upEOF, u.s.down) }
 
