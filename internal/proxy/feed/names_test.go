@@ -73,3 +73,26 @@ func TestNames(t *testing.T) {
 		}
 	})
 }
+
+// FuzzResponses: whatever a control plane sends is read or refused, and what
+// is read lies within the message.
+func FuzzResponses(f *testing.F) {
+	any := putBytes(putString(nil, 1, "type.googleapis.com/x"), 2, []byte("body"))
+	f.Add(putString(putBytes(putString(nil, 1, "v1"), 2, any), 4, "x"))
+	f.Add(putString(putBytes(nil, 2, putBytes(putString(putString(nil, 3, "name"), 1, "1"), 2, any)), 6, "gone"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, parse := range []func([]byte) (*response, error){parseDelta, parseSotw} {
+			r, err := parse(b)
+			if err != nil {
+				continue
+			}
+			n := 0
+			for _, x := range r.resources {
+				n += len(x.body)
+			}
+			if n > len(b) {
+				t.Fatalf("%d bytes of bodies in %d", n, len(b))
+			}
+		}
+	})
+}
