@@ -72,6 +72,11 @@ bench-quick: build ## three shapes of the bench in under five minutes; OUT/bench
 bench-compare: build ## run the bench, tell what moved beyond noise since BASE (test/bench/baseline.json); -save in ARGS makes a new one
 	$(GO) run ./test/bench -out $(or $(OUT),bin/bench) -compare $(or $(BASE),test/bench/baseline.json) $(ARGS)
 
+.PHONY: soak
+soak: ## mixed traffic while everything changes, for FOR (30m) with SEED (1); then a hundred hot restarts under load
+	$(GO) test -count=1 -timeout 0 -v -run TestSoak ./test/soak -args -for $(or $(FOR),30m) -seed $(or $(SEED),1)
+	$(GO) test -count=1 -v -run TestHotRestart ./test/life -args -restarts 100
+
 .PHONY: clean
 clean: ## remove what make built
 	rm -rf bin

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"strings"
 	"sync"
@@ -292,6 +293,16 @@ func (p *Proxy) gauges() {
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
 		return float64(m.HeapInuse)
+	})
+	p.telemetry.Gauge("tulle_proxy_memory_live_bytes", "Heap that the last collection has left.", func() float64 {
+		s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+		metrics.Read(s)
+		return float64(s[0].Value.Uint64())
+	})
+	p.telemetry.Gauge("tulle_proxy_goroutines", "Goroutines.", func() float64 { return float64(runtime.NumGoroutine()) })
+	p.telemetry.CounterFunc("tulle_proxy_accept_starved_total", "Times that no descriptor was left for a new connection.", func() float64 {
+		_, _, starved := p.sockets.Counts()
+		return float64(starved)
 	})
 	p.telemetry.CounterFunc("tulle_proxy_connections_refused_total", "Connections closed at once because too many were open.", func() float64 {
 		_, over, _ := p.sockets.Counts()

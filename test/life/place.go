@@ -36,6 +36,8 @@ type Place struct {
 	dir  string
 	snap chan source.Snapshot
 
+	joined []*Node
+
 	mu     sync.Mutex
 	last   source.Snapshot
 	plane  *control.Plane
@@ -75,8 +77,14 @@ func (p *Place) Open() {
 	p.plane, p.cancel, p.ended = c, cancel, make(chan error, 1)
 	p.mu.Unlock()
 	go func() { p.ended <- c.Run(ctx) }()
-	p.t.Helper()
 	Wait(p.t, "the first configuration", func() bool { return c.Compiled() != nil })
+	for _, n := range p.joined { // as tulle run does when the control plane is back
+		s := n.spec
+		s.Token, s.IP, s.Ports, s.Labels, s.Local = n.Token, n.IP, n.Ports, n.Labels, n.local
+		if _, err := c.Register(s, nil); err != nil {
+			p.t.Fatal(err)
+		}
+	}
 	for _, n := range c.Notices() {
 		if n.Severity == model.Error {
 			p.t.Errorf("the test's own configuration: %s", n)
@@ -86,6 +94,9 @@ func (p *Place) Open() {
 
 // Shut ends the control plane.
 func (p *Place) Shut() {
+	for _, n := range p.joined {
+		n.local, _ = p.plane.Local(n.ID)
+	}
 	p.mu.Lock()
 	cancel := p.cancel
 	p.cancel = nil
@@ -169,11 +180,13 @@ func (p *Place) Join(spec control.WorkloadSpec) *Node {
 	if r.Gateway {
 		role = "router"
 	}
-	return &Node{Registration: r, place: p, dir: dir, Boot: proxy.Bootstrap{
+	n := &Node{Registration: r, place: p, dir: dir, spec: spec, Boot: proxy.Bootstrap{
 		ID: fmt.Sprintf("%s~%s~%s.%s~%s.svc.cluster.local", role, r.IP, r.Name, r.Namespace, r.Namespace), XDS: "unix://" + filepath.Join(p.dir, "xds"),
 		TokenFile: token, StateDir: filepath.Join(dir, "state"), SecretDir: filepath.Join(dir, "secrets"), Concurrency: 1,
 		Admin: "unix://" + filepath.Join(dir, "admin"), RestartSocket: filepath.Join(dir, "restart"),
 		Workload: proxy.Workload{Name: r.Name, Namespace: r.Namespace, Gateway: r.Gateway}}}
+	p.joined = append(p.joined, n)
+	return n
 }
 
 // Sockets are where a sidecar's program finds its dependencies, by host:port.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,6 +31,8 @@ type Node struct {
 	Boot  proxy.Bootstrap // may be changed before Start
 	place *Place
 	dir   string
+	spec  control.WorkloadSpec
+	local map[string]netip.AddrPort // its sockets when the control plane went
 }
 
 // Process is a running tulle-proxy.
