@@ -271,8 +271,11 @@ func limitMemory() {
 	}
 }
 
-// tick keeps clusters' clocks: ejections, DNS.
+// tick keeps clusters' clocks: ejections, DNS. Timers do not see it when the
+// time of day is set or the machine has slept: then it is looked at anew whose
+// certificate has expired.
 func (p *Proxy) tick(ctx context.Context) {
+	var c clock
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	for {
@@ -281,6 +284,10 @@ func (p *Proxy) tick(ctx context.Context) {
 			return
 		case <-t.C:
 			p.clusters.Tick(loop.Nanotime())
+			if d := c.step(time.Now(), loop.Nanotime()); d != 0 {
+				p.log.Warn("the time of day has jumped", "by", d.Round(time.Second))
+				p.reverify(ctx)
+			}
 		}
 	}
 }

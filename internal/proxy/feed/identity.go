@@ -60,6 +60,12 @@ func (f *Feed) keepIdentity(ctx context.Context) {
 		if c != nil {
 			pause = time.Until(c.renewAt())
 		}
+		if pause > lookAgain { // the time of day may be set, or the machine sleep, meanwhile
+			if !sleep(ctx, lookAgain) {
+				return
+			}
+			continue
+		}
 		if !sleep(ctx, pause) {
 			return
 		}
@@ -93,6 +99,9 @@ func (f *Feed) keepIdentity(ctx context.Context) {
 		}
 	}
 }
+
+// lookAgain bounds how long is slept towards a time of day.
+const lookAgain = time.Minute
 
 // sleep reports false when ctx ended first.
 func sleep(ctx context.Context, d time.Duration) bool {

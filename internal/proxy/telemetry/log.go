@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"sync"
@@ -57,6 +58,9 @@ type sink struct {
 	rings []atomic.Pointer[ring]
 	out   io.Writer // of the writer goroutine; nil: not open
 	next  time.Time // no attempt to open before
+	skip  bool      // up to the end of a line whose beginning was lost
+	mid   bool      // the last line written has no end
+	torn  bool      // and will have none
 }
 
 // logs writes access logs.
@@ -225,13 +229,44 @@ func (l *logs) out(s *sink, p []byte) {
 		}
 	}
 	if s.out == nil {
-		l.dropped.Add(1)
+		l.lose(s, p)
 		return
 	}
-	if _, err := s.out.Write(p); err != nil {
+	if s.skip {
+		i := bytes.IndexByte(p, '\n')
+		if i < 0 {
+			return
+		}
 		l.dropped.Add(1)
+		if p, s.skip = p[i+1:], false; len(p) == 0 {
+			return
+		}
+	}
+	if s.torn {
+		if _, err := s.out.Write(newline); err != nil {
+			l.lose(s, p)
+			return
+		}
+		s.torn, s.mid = false, false
+	}
+	n, err := s.out.Write(p)
+	if n > 0 {
+		s.mid = p[n-1] != '\n'
+	}
+	if err != nil {
+		s.torn = s.mid
+		l.lose(s, p[n:])
 	}
 }
+
+// lose counts the lines that end in p. The rest of one that does not is not
+// written either.
+func (l *logs) lose(s *sink, p []byte) {
+	l.dropped.Add(uint64(bytes.Count(p, newline)))
+	s.skip = len(p) > 0 && p[len(p)-1] != '\n'
+}
+
+var newline = []byte{'\n'}
 
 func (l *logs) closeFiles() {
 	for _, s := range *l.all.Load() {
@@ -241,7 +276,13 @@ func (l *logs) closeFiles() {
 	}
 }
 
+// lastWords is how long the end waits for a file that takes nothing.
+const lastWords = time.Second
+
 func (l *logs) close() {
 	close(l.quit)
-	<-l.done
+	select {
+	case <-l.done:
+	case <-time.After(lastWords):
+	}
 }

@@ -24,7 +24,7 @@ func New(loops int) *Set {
 	return s
 }
 
-// Close writes what is pending and stops. Nothing may be reported afterwards.
+// Close writes what is pending, for a second at most, and stops. Nothing may be reported afterwards.
 func (s *Set) Close() { s.logs.close() }
 
 // Request reports a finished HTTP request and writes its log lines.

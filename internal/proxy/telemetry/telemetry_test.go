@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -445,5 +446,53 @@ func BenchmarkRequestWithLog(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		s.Request(0, r, logs)
+	}
+}
+
+// shortDisk takes some bytes, then none until it has room again.
+type shortDisk struct {
+	mu   sync.Mutex
+	room int
+	b    []byte
+}
+
+func (d *shortDisk) Write(p []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := min(d.room, len(p))
+	d.room -= n
+	d.b = append(d.b, p[:n]...)
+	if n < len(p) {
+		return n, syscall.ENOSPC
+	}
+	return n, nil
+}
+
+// TestFullDisk: every line is written or counted; after a disk was full no line
+// goes on where another was torn.
+func TestFullDisk(t *testing.T) {
+	for room := range 40 {
+		d := &shortDisk{room: room}
+		l := &logs{}
+		s := &sink{out: d}
+		l.out(s, []byte("first\nsecond\nthi"))
+		l.out(s, []byte("rd\nfourth\n"))
+		d.room = 1000
+		l.out(s, []byte("fifth\n"))
+		whole := 0
+		for line := range strings.Lines(string(d.b)) {
+			switch line {
+			case "first\n", "second\n", "third\n", "fourth\n", "fifth\n":
+				whole++
+			default:
+				if !strings.HasSuffix(line, "\n") || len(line) > len("second") {
+					t.Errorf("room %d: %q", room, d.b)
+				}
+			}
+		}
+		// A line that only lacks its end is counted, and whole in the end.
+		if n := int(l.dropped.Load()) + whole; n < 5 || n > 6 {
+			t.Errorf("room %d: %d written, %d dropped: %q", room, whole, n, d.b)
+		}
 	}
 }
