@@ -17,11 +17,16 @@ import (
 	"time"
 )
 
-// Times of writing: after the first change, and between two writes.
+// Times of writing: after the first change, between two writes, and after one
+// that failed.
 const (
 	saveAfter = time.Second
 	saveEvery = 5 * time.Second
+	saveAgain = 30 * time.Second
 )
+
+// maxUnsaved bounds what waits for a disk to take it, in bytes of resources.
+const maxUnsaved = 64 << 20
 
 // format is the version of the file format. Files of another are not loaded.
 const format = 1
@@ -47,6 +52,7 @@ type stateFile struct {
 	identity string
 	epoch    uint64 // counts the writes
 	changes  map[ref]saved
+	unsaved  int       // bytes of changes
 	due      time.Time // of the next write; zero: nothing to write
 	last     time.Time // of the last write
 	off      bool      // given up
@@ -77,6 +83,7 @@ func (d *disk) note(k kind, name, version string, body []byte) {
 	if s == nil || s.off {
 		return
 	}
+	s.unsaved += len(body) - len(s.changes[ref{k, name}].body)
 	s.changes[ref{k, name}] = saved{version, body}
 	if s.due.IsZero() {
 		s.due = time.Now().Add(saveAfter)
@@ -111,25 +118,42 @@ func (d *disk) flush(now time.Time) error {
 // close writes everything.
 func (d *disk) close() error { return d.flush(time.Now().Add(time.Hour)) }
 
-// write merges the changes into the file. On error the file is given up, and
-// removed: half of a configuration is worse than none.
+// errLost says that the file does not hold what was written to it.
+var errLost = errors.New("it was changed by somebody else")
+
+// write merges the changes into the file. While the disk takes nothing, the
+// file stays as it was last good, and the changes wait, bounded.
 func (s *stateFile) write(now time.Time) error {
 	err := s.merge(now)
-	s.changes, s.due, s.last = map[ref]saved{}, time.Time{}, now
-	if err != nil {
-		s.off = true
+	switch {
+	case err == nil:
+		s.changes, s.unsaved, s.due, s.last = map[ref]saved{}, 0, time.Time{}, now
+		return nil
+	case errors.Is(err, errLost):
+		// Only what changed since is at hand: half of a configuration, which
+		// is worse than none.
 		_ = os.Remove(s.path)
-		return fmt.Errorf("%s: %w", s.path, err)
+		fallthrough
+	case s.unsaved > maxUnsaved:
+		s.off, s.changes, s.unsaved, s.due = true, nil, 0, time.Time{}
+		return fmt.Errorf("%s, given up: %w", s.path, err)
 	}
-	return nil
+	s.due = now.Add(saveAgain)
+	return fmt.Errorf("%s, tried again in %v: %w", s.path, saveAgain, err)
 }
 
 func (s *stateFile) merge(now time.Time) error {
 	all := map[ref]saved{}
 	if s.epoch > 0 {
 		var err error
-		if all, err = s.read(); err != nil {
-			return err
+		all, err = s.read()
+		var io *fs.PathError
+		switch {
+		case err == nil:
+		case errors.As(err, &io) && !errors.Is(err, fs.ErrNotExist):
+			return err // it may be readable later
+		default:
+			return fmt.Errorf("%w: %w", errLost, err)
 		}
 	}
 	for r, c := range s.changes {
@@ -139,13 +163,16 @@ func (s *stateFile) merge(now time.Time) error {
 			all[r] = c
 		}
 	}
-	return writeFile(s.path, s.encode(all, now))
+	if err := writeFile(s.path, s.encode(all, now)); err != nil {
+		return err
+	}
+	s.epoch++
+	return nil
 }
 
 // encode writes header, records and checksum.
 func (s *stateFile) encode(all map[ref]saved, now time.Time) []byte {
-	s.epoch++
-	head, err := json.Marshal(header{format, s.identity, s.epoch, now.UTC()})
+	head, err := json.Marshal(header{format, s.identity, s.epoch + 1, now.UTC()})
 	if err != nil {
 		panic("BUG: " + err.Error())
 	}
@@ -163,6 +190,10 @@ func (s *stateFile) encode(all map[ref]saved, now time.Time) []byte {
 		put([]byte(all[r].version))
 		put(all[r].body)
 	}
+	return appendSum(b)
+}
+
+func appendSum(b []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
@@ -214,12 +245,23 @@ func (s *stateFile) read() (map[ref]saved, error) {
 	return all, nil
 }
 
+// unfinished is how files are called until they are whole.
+const unfinished = ".new-*"
+
+// sweep removes what a run that was killed left unfinished.
+func (s *stateFile) sweep() {
+	left, _ := filepath.Glob(filepath.Join(filepath.Dir(s.path), unfinished))
+	for _, name := range left {
+		_ = os.Remove(name)
+	}
+}
+
 // writeFile replaces path by b, 0600, by rename.
 func writeFile(path string, b []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // 0600
+	f, err := os.CreateTemp(filepath.Dir(path), unfinished) // 0600
 	if err != nil {
 		return err
 	}
@@ -239,6 +281,7 @@ func (f *Feed) load(ctx context.Context) {
 		if s == nil {
 			continue
 		}
+		s.sweep()
 		all, err := s.read()
 		if err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,6 +68,9 @@ type Feed struct {
 	resub  bool                    // what listeners and clusters name has changed
 	disk   *disk
 	wake   time.Time
+	fresh  int       // bytes of resources decoded since memory was given back
+	tidyAt time.Time // when that is due; zero: not
+	tidied time.Time // when it was done last
 	// unpublished is the newest snapshot if it was not yet published.
 	unpublished *conf.Snapshot
 	published   bool      // there was a first one
@@ -170,8 +174,10 @@ func (f *Feed) next() time.Duration {
 	if !f.wake.IsZero() {
 		d = min(d, time.Until(f.wake))
 	}
-	if t := f.disk.due(); !t.IsZero() {
-		d = min(d, time.Until(t))
+	for _, t := range []time.Time{f.disk.due(), f.tidyAt} {
+		if !t.IsZero() {
+			d = min(d, time.Until(t))
+		}
 	}
 	return max(d, 0)
 }
@@ -199,6 +205,31 @@ func (f *Feed) advance() {
 	}
 	if err := f.disk.flush(time.Now()); err != nil {
 		f.c.Log.Warn("last good configuration is not kept", "error", err)
+	}
+	f.tidy(time.Now())
+}
+
+// What a large update needed on its way is given back to the system when it is
+// over and written; small ones leave little.
+const (
+	largeUpdate = 128 << 10
+	tidyAfter   = 2 * time.Second
+	tidyEvery   = 10 * time.Second
+)
+
+// tidy gives memory back when that is due.
+func (f *Feed) tidy(now time.Time) {
+	switch {
+	case f.tidyAt.IsZero():
+		if f.fresh >= largeUpdate {
+			f.tidyAt = now.Add(tidyAfter)
+			if t := f.tidied.Add(tidyEvery); t.After(f.tidyAt) {
+				f.tidyAt = t
+			}
+		}
+	case !f.tidyAt.After(now):
+		f.fresh, f.tidyAt, f.tidied = 0, time.Time{}, now
+		_ = f.c.Gate(context.Background(), debug.FreeOSMemory) // a full gate has other work: next time
 	}
 }
 

@@ -97,6 +97,9 @@ type item struct {
 
 // decode makes nodes of items, through the gate, in pieces of a millisecond.
 func (f *Feed) decode(ctx context.Context, k kind, items []*item) error {
+	for _, x := range items {
+		f.fresh += len(x.body)
+	}
 	for len(items) > 0 {
 		err := f.c.Gate(ctx, func() {
 			start := time.Now()
