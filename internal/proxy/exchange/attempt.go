@@ -11,13 +11,20 @@ import (
 // attempt is one try to get an answer from one endpoint. There is one at a
 // time; it is the Peer of the upstream stream and the owner of the ticket.
 type attempt struct {
-	x            *Exchange
+	x      *Exchange
+	tried  []*cluster.Endpoint
+	onTry  func()
+	onIdle func()
+	tries
+}
+
+// tries is what of it begins at zero with each request.
+type tries struct {
 	ticket       pool.Ticket
 	ep           *cluster.Endpoint
 	lastEndpoint *cluster.Endpoint // for the record
 	s            stream.Stream     // nil until the pool gave one, and after its end
 	via          *pool.Upstream
-	tried        []*cluster.Endpoint
 	counts       bool // the endpoint's and cluster's counters hold this attempt
 	headed       bool // a final head came
 	begunSending bool // request bytes went out
@@ -25,8 +32,12 @@ type attempt struct {
 	begun        int64
 	try          loop.Timer // per-try timeout
 	idle         loop.Timer // per-try idle timeout
-	onTry        func()
-	onIdle       func()
+}
+
+func (a *attempt) reset() {
+	clear(a.tried)
+	a.tried = a.tried[:0]
+	a.tries = tries{}
 }
 
 // sending reports whether request bytes can go straight to the upstream.

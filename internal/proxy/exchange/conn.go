@@ -142,7 +142,7 @@ func (c *Conn) Accept(s stream.Stream, h *stream.Head, end bool) stream.Peer {
 		c.seen = epoch
 		c.refresh(snap)
 	}
-	x.req.CopyFrom(h)
+	x.req.Take(h)
 	if c.bridge {
 		c.fromBridge(&x.req)
 	}

@@ -55,12 +55,26 @@ type Reporter interface {
 // Invariant: done is set exactly once; afterwards no timer is armed, no ticket
 // is pending and neither codec knows it any more.
 type Exchange struct {
-	env  *Env
-	conn *Conn
-	down stream.Stream
+	env     *Env
+	req     stream.Head
+	resp    stream.Head
+	a       attempt
+	shadows []*shadow
 
-	req    stream.Head
-	resp   stream.Head
+	// Made once.
+	onTotal func()
+	onIdle  func()
+	onLife  func()
+	onFault func()
+	onRetry func()
+
+	life
+}
+
+// life is what of an exchange begins at zero with each request.
+type life struct {
+	conn   *Conn
+	down   stream.Stream
 	remote netip.Addr // where the request came from, after x-forwarded-for
 
 	path   route.Path // what was chosen: table, virtual host, route, cluster
@@ -96,21 +110,14 @@ type Exchange struct {
 	done     bool
 	idleFor  time.Duration
 
-	a        attempt
 	attempts int
 	retries  retries
-	shadows  []*shadow
 
-	rec     telemetry.Record
-	total   loop.Timer // request timeout until the request is complete, then the route's
-	idle    loop.Timer // stream idle timeout
-	life    loop.Timer // maximum duration of the stream
-	pause   loop.Timer // fault delay, retry back-off
-	onTotal func()
-	onIdle  func()
-	onLife  func()
-	onFault func()
-	onRetry func()
+	rec   telemetry.Record
+	total loop.Timer // request timeout until the request is complete, then the route's
+	idle  loop.Timer // stream idle timeout
+	whole loop.Timer // maximum duration of the stream
+	pause loop.Timer // fault delay, retry back-off
 }
 
 // get takes an exchange that no caller up the stack can still hold: one that
@@ -135,17 +142,17 @@ func (e *Env) get() *Exchange {
 }
 
 func (e *Env) put(x *Exchange) {
-	req, resp, kept := x.req, x.resp, x.kept
-	req.Reset()
-	resp.Reset()
+	kept := x.kept[:0]
 	if cap(kept) > 16<<10 {
 		kept = nil
 	}
-	clear(x.a.tried)
+	x.req.Reset()
+	x.resp.Reset()
 	clear(x.shadows)
-	a := attempt{x: x, onTry: x.a.onTry, onIdle: x.a.onIdle, tried: x.a.tried[:0]}
-	*x = Exchange{env: e, a: a, req: req, resp: resp, kept: kept[:0], shadows: x.shadows[:0],
-		onTotal: x.onTotal, onIdle: x.onIdle, onFault: x.onFault, onRetry: x.onRetry, onLife: x.onLife, done: true}
+	x.shadows = x.shadows[:0]
+	x.a.reset()
+	x.life = life{}
+	x.kept, x.done = kept, true
 	e.retiredAt = e.Loop.Now()
 	if len(e.free)+len(e.retired) < 1024 {
 		e.retired = append(e.retired, x)
@@ -248,11 +255,12 @@ func (x *Exchange) match() {
 		return
 	}
 	x.path.Host = x.vhost
-	x.rq = route.Request{Head: &x.req, Source: x.conn.remote, Remote: netip.AddrPortFrom(x.remote, x.conn.remote.Port()),
-		Local: x.conn.local, Random: x.env.Loop.Rand(), SNI: x.conn.peer.SNI, PeerURI: x.conn.peer.Principal,
-		LocalURI: x.conn.peer.Local, TLSVersion: x.conn.peer.Version, TLSCipher: x.conn.peer.Cipher}
-	if x.conn.peer.Version == "" && x.conn.peer.TLS {
-		x.rq.TLSVersion = "TLS"
+	r, c := &x.rq, x.conn
+	r.Head, r.Random = &x.req, x.env.Loop.Rand()
+	r.Source, r.Remote, r.Local = c.remote, netip.AddrPortFrom(x.remote, c.remote.Port()), c.local
+	r.SNI, r.PeerURI, r.LocalURI, r.TLSVersion, r.TLSCipher = c.peer.SNI, c.peer.Principal, c.peer.Local, c.peer.Version, c.peer.Cipher
+	if r.TLSVersion == "" && c.peer.TLS {
+		r.TLSVersion = "TLS"
 	}
 	x.route = route.Match(x.vhost, &x.rq, nil)
 	x.path.Route = x.route
@@ -445,7 +453,7 @@ func (x *Exchange) finish() {
 	x.done = true
 	x.total.Stop()
 	x.idle.Stop()
-	x.life.Stop()
+	x.whole.Stop()
 	x.pause.Stop()
 	x.a.release()
 	x.retries.release(x.handle)

@@ -48,7 +48,7 @@ func (x *Exchange) forward(r *conf.Route) {
 		x.touch()
 	}
 	if f.MaxStream > 0 {
-		x.env.Loop.Arm(&x.life, f.MaxStream, x.onLife)
+		x.env.Loop.Arm(&x.whole, f.MaxStream, x.onLife)
 	}
 	if x.reqEnd {
 		x.armTotal()

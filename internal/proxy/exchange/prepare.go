@@ -58,20 +58,28 @@ func (c *Conn) scheme() string {
 // dropInternal removes fields that a client has no business to send. The
 // common request has none of them, so names are looked at once.
 func (c *Conn) dropInternal(h *stream.Head) {
-	out := h.Fields[:0]
-	for _, f := range h.Fields {
-		if len(f.Name) > 6 && string(f.Name[:6]) == "tulle-" {
+	n := 0
+	for i := range h.Fields {
+		if c.internal(h.Fields[i].Name) {
 			continue
 		}
-		if len(f.Name) > 8 && string(f.Name[:8]) == "x-envoy-" {
-			if internalHeaders[string(f.Name)] || c.http.UseRemoteAddress && edgeHeaders[string(f.Name)] {
-				continue
-			}
+		if n < i {
+			h.Fields[n] = h.Fields[i]
 		}
-		out = append(out, f)
+		n++
 	}
-	clear(h.Fields[len(out):])
-	h.Fields = out
+	clear(h.Fields[n:])
+	h.Fields = h.Fields[:n]
+}
+
+func (c *Conn) internal(name []byte) bool {
+	switch {
+	case len(name) > 6 && string(name[:6]) == "tulle-":
+		return true
+	case len(name) > 8 && string(name[:8]) == "x-envoy-":
+		return internalHeaders[string(name)] || c.http.UseRemoteAddress && edgeHeaders[string(name)]
+	}
+	return false
 }
 
 // forwardedFor keeps x-forwarded-for as Envoy does and sets x.remote.

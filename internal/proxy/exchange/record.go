@@ -2,18 +2,18 @@ package exchange
 
 import (
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
-	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
 )
 
 // startRecord notes what is known when the request begins.
 func (x *Exchange) startRecord() {
 	c, p := x.conn, &x.conn.peer
-	x.rec = telemetry.Record{
-		Start: x.env.now(), Begin: x.env.Loop.Now(), Local: &x.env.Node.Local, Inbound: c.listener.Inbound,
-		Version: x.req.Version, GRPC: x.grpc, GRPCStatus: -1, Req: &x.req, Resp: &x.resp,
-		Downstream: c.remote, Direct: c.remote, DownstreamLocal: c.local, SNI: p.SNI, TLS: p.TLS, Mutual: p.Mutual,
-		TLSVersion: p.Version, TLSCipher: p.Cipher, Peer: p.Principal, PeerWorkload: c.workload, LocalPrincipal: p.Local,
-	}
+	r := &x.rec // zero until now
+	r.Start, r.Begin = x.env.now(), x.env.Loop.Now()
+	r.Local, r.Inbound = &x.env.Node.Local, c.listener.Inbound
+	r.Version, r.GRPC, r.GRPCStatus, r.Req, r.Resp = x.req.Version, x.grpc, -1, &x.req, &x.resp
+	r.Downstream, r.Direct, r.DownstreamLocal = c.remote, c.remote, c.local
+	r.SNI, r.TLS, r.Mutual, r.TLSVersion, r.TLSCipher = p.SNI, p.TLS, p.Mutual, p.Version, p.Cipher
+	r.Peer, r.PeerWorkload, r.LocalPrincipal = p.Principal, c.workload, p.Local
 	if x.reqEnd {
 		x.rec.RequestEnd = x.rec.Begin
 	}

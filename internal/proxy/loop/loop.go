@@ -223,17 +223,20 @@ func (l *Loop) Rand() uint64 { l.check(); return l.rng.Uint64() }
 // method value made here would allocate. A nil fn stops t.
 func (l *Loop) Arm(t *Timer, d time.Duration, fn func()) {
 	l.check()
-	t.Stop()
 	if fn == nil {
+		t.Stop()
 		return
 	}
-	t.fn = fn
-	if d < 0 {
-		d = 0
-	}
 	when := never / int64(tick) / 2
-	if int64(d) < never/2-l.now {
+	if d = max(d, 0); int64(d) < never/2-l.now {
 		when = (l.now + int64(d) + int64(tick) - 1) / int64(tick)
+	}
+	t.fn = fn
+	if t.wheel != nil {
+		if t.when == when { // an idle timeout that is moved with every event
+			return
+		}
+		t.wheel.remove(t)
 	}
 	l.wheel.add(t, when)
 }

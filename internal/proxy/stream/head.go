@@ -69,6 +69,13 @@ func (h *Head) CopyFrom(o *Head) {
 	}
 }
 
+// Take makes h what o is and leaves to o the storage that h had: nothing is
+// copied. Slices of o that others hold belong to h from then on.
+func (h *Head) Take(o *Head) {
+	h.Reset()
+	*h, *o = *o, *h
+}
+
 // Get returns the value of the first field of that (lower-case) name, nil
 // when there is none; an empty value is not nil.
 func (h *Head) Get(name string) []byte {
@@ -119,31 +126,38 @@ func (h *Head) AddString(name, value string) {
 
 // Set replaces all fields of that name by one.
 func (h *Head) Set(name string, value []byte) {
-	first := true
-	out := h.Fields[:0]
-	for i := range h.Fields {
-		f := h.Fields[i]
-		if string(f.Name) == name {
-			if !first {
-				continue
-			}
-			first, f.Value = false, h.Keep(value)
-		}
-		out = append(out, f)
-	}
-	clear(h.Fields[len(out):])
-	h.Fields = out
-	if first {
+	i := h.index(name, 0)
+	if i < 0 {
 		h.Add(name, value)
+		return
 	}
+	h.Fields[i].Value = h.Keep(value)
+	h.del(name, i+1)
 }
 
 // Del removes all fields of that name.
-func (h *Head) Del(name string) {
-	out := h.Fields[:0]
-	for i := range h.Fields {
-		if string(h.Fields[i].Name) != name {
-			out = append(out, h.Fields[i])
+func (h *Head) Del(name string) { h.del(name, 0) }
+
+// index is where the first field of that name is, from one on; -1: nowhere.
+func (h *Head) index(name string, from int) int {
+	for i := from; i < len(h.Fields); i++ {
+		if string(h.Fields[i].Name) == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// del removes the fields of that name from one on. Most often there is none.
+func (h *Head) del(name string, from int) {
+	i := h.index(name, from)
+	if i < 0 {
+		return
+	}
+	out := h.Fields[:i]
+	for _, f := range h.Fields[i+1:] {
+		if string(f.Name) != name {
+			out = append(out, f)
 		}
 	}
 	clear(h.Fields[len(out):])

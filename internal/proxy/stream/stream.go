@@ -115,6 +115,7 @@ type Codec interface {
 // Acceptor is told of every request that a server codec has read the head of.
 type Acceptor interface {
 	// Accept returns the Peer that receives the rest of the request. It may
-	// answer at once through s. h is only valid during the call.
+	// answer at once through s. h is only valid during the call, but may be
+	// taken: see Head.Take.
 	Accept(s Stream, h *Head, end bool) Peer
 }
