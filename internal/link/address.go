@@ -10,33 +10,27 @@ import (
 	"github.com/tulle-mesh/tulle/internal/model"
 )
 
-// withAddresses gives Kubernetes Services that have no address one of the
-// range, as a cluster would: the same one for the same host every time, unless
-// an older Service has it. Headless Services stay without.
-func withAddresses(list []*model.Service, from netip.Prefix) []*model.Service {
-	if !from.IsValid() {
-		return list
-	}
-	out := slices.Clone(list)
-	slices.SortStableFunc(out, func(a, b *model.Service) int { return byAge(a.Origin, b.Origin) })
+// virtualAddresses finds an address of the range for Kubernetes Services that
+// have none, as a cluster would: the same one for the same host every time,
+// unless an older Service has it. Headless Services stay without.
+func virtualAddresses(list []*model.Service, from netip.Prefix) map[*model.Service]netip.Addr {
+	list = slices.Clone(list)
+	slices.SortFunc(list, servicesByAge)
 	taken := map[netip.Addr]bool{}
-	for _, s := range out {
+	for _, s := range list {
 		for _, a := range s.Addresses {
 			taken[a.Addr()] = true
 		}
 	}
-	for i, s := range out {
+	out := map[*model.Service]netip.Addr{}
+	for _, s := range list {
 		if !s.Kubernetes || s.Headless || s.Resolution != model.Static || len(s.Addresses) > 0 {
 			continue
 		}
-		a, ok := pick(s.Host, from, taken)
-		if !ok {
-			continue
+		if a, ok := pick(s.Host, from, taken); ok {
+			taken[a] = true
+			out[s] = a
 		}
-		taken[a] = true
-		c := *s
-		c.Addresses = []netip.Prefix{netip.PrefixFrom(a, a.BitLen())}
-		out[i] = &c
 	}
 	return out
 }
@@ -73,17 +67,21 @@ func plus(a netip.Addr, n uint32) netip.Addr {
 // Service finds the service that a client in namespace ns means by a name, as
 // its DNS would: as written, then completed by the namespace, by "svc" and by
 // the cluster's domain. nil: none that it sees.
-func (m *Mesh) Service(ns, name string) *model.Service {
+func (m *Mesh) Service(ns, name string) (found *model.Service) {
+	m.book.Do(func() { found = m.named(ns, name) })
+	return found
+}
+
+func (m *Mesh) named(ns, name string) *model.Service {
 	name = strings.TrimSuffix(strings.ToLower(name), ".")
 	svc := ".svc." + m.Settings.ClusterDomain
-	reg := m.registry(ns)
 	for _, full := range []string{name, name + "." + ns + svc, name + svc, name + "." + m.Settings.ClusterDomain} {
-		if s := reg.byHost[full]; s != nil {
+		if s := m.lookup(ns, full); s != nil {
 			return s.Service
 		}
 	}
 	var best *service
-	for _, s := range reg.list {
+	for _, s := range m.visible(ns) {
 		if wild(s.Host) && under(s.Host, name) && (best == nil || len(s.Host) > len(best.Host)) {
 			best = s
 		}
@@ -96,10 +94,11 @@ func (m *Mesh) Service(ns, name string) *model.Service {
 
 // Services lists what a namespace sees, by host; short-lived callers only: the
 // slice is made for each call, the services are shared.
-func (m *Mesh) Services(ns string) []*model.Service {
-	var out []*model.Service
-	for _, s := range m.registry(ns).list {
-		out = append(out, s.Service)
-	}
+func (m *Mesh) Services(ns string) (out []*model.Service) {
+	m.book.Do(func() {
+		for _, s := range m.visible(ns) {
+			out = append(out, s.Service)
+		}
+	})
 	return out
 }

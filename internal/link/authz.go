@@ -1,20 +1,8 @@
 package link
 
 import (
-	"slices"
-
 	"github.com/tulle-mesh/tulle/internal/model"
 )
-
-func authzByNamespace(list []*model.AuthzPolicy) map[string][]*model.AuthzPolicy {
-	out := map[string][]*model.AuthzPolicy{}
-	list = slices.Clone(list)
-	slices.SortStableFunc(list, func(a, b *model.AuthzPolicy) int { return byAge(a.Origin, b.Origin) })
-	for _, p := range list {
-		out[p.Namespace] = append(out[p.Namespace], p)
-	}
-	return out
-}
 
 // gatewayNameLabel is carried by gateways that a Gateway API object made.
 const gatewayNameLabel = "gateway.networking.k8s.io/gateway-name"
@@ -24,7 +12,7 @@ const gatewayNameLabel = "gateway.networking.k8s.io/gateway-name"
 func (m *Mesh) authzOf(c *model.Client) []*model.AuthzPolicy {
 	var out []*model.AuthzPolicy
 	take := func(ns string) {
-		for _, p := range m.authz[ns] {
+		for _, p := range m.facts.authz.get(ns) {
 			if len(p.Gateways) > 0 || len(p.Services) > 0 {
 				if c.Role == model.GatewayRole && targets(p, c) {
 					out = append(out, p)

@@ -9,10 +9,10 @@ import (
 // checkGateways merges Gateways as each gateway workload would, and reports who
 // loses, which secrets cannot be used and which servers have no routes. Where
 // no workload is known, the selectors themselves stand for one.
-func (m *Mesh) checkGateways(n *notices) {
+func (x *survey) checkGateways(n *notices) {
 	done := map[string]bool{}
 	selected := map[*model.Gateway]bool{}
-	for _, w := range m.workloads.list {
+	for _, w := range x.facts.workloads.get(struct{}{}) {
 		if !w.Gateway {
 			continue
 		}
@@ -22,13 +22,13 @@ func (m *Mesh) checkGateways(n *notices) {
 			continue
 		}
 		done[key] = true
-		for _, g := range m.gateways {
+		for _, g := range x.gateways {
 			selected[g] = selected[g] || subset(g.Selector, w.Labels)
 		}
-		m.checkWorkloadGateways(&c, true, n)
+		x.checkWorkloadGateways(&c, true, n)
 	}
-	for _, g := range m.gateways {
-		m.checkServers(g, n)
+	for _, g := range x.gateways {
+		x.checkServers(g, n)
 		if selected[g] {
 			continue
 		}
@@ -38,7 +38,7 @@ func (m *Mesh) checkGateways(n *notices) {
 		}
 		done[key] = true
 		c := model.Client{Role: model.GatewayRole, Namespace: g.Namespace, Labels: g.Selector}
-		m.checkWorkloadGateways(&c, false, n)
+		x.checkWorkloadGateways(&c, false, n)
 	}
 }
 
@@ -52,18 +52,18 @@ func clientOf(w *model.Workload) model.Client {
 	return c
 }
 
-func (m *Mesh) checkWorkloadGateways(c *model.Client, known bool, n *notices) {
-	for _, p := range m.openPorts(c.Labels, m.listenPorts(c), n) {
+func (x *survey) checkWorkloadGateways(c *model.Client, known bool, n *notices) {
+	for _, p := range x.openPorts(c.Labels, x.listenPorts(c), n) {
 		for _, s := range p.servers {
 			if !terminates(s.server) || s.server.TLS.Mode == model.ServerIstioMutual {
 				continue
 			}
-			m.checkCredential(c, s, known, n)
+			x.checkCredential(c, s, known, n)
 		}
 	}
 }
 
-func (m *Mesh) checkCredential(c *model.Client, s openServer, known bool, n *notices) {
+func (x *survey) checkCredential(c *model.Client, s openServer, known bool, n *notices) {
 	t := s.server.TLS
 	at := s.server.Origin
 	if t.Origin.Kind != "" {
@@ -73,13 +73,13 @@ func (m *Mesh) checkCredential(c *model.Client, s openServer, known bool, n *not
 		// Where the gateway will run is not known: complain only about what is
 		// wrong wherever it runs.
 		for _, name := range t.CredentialNames {
-			if !m.anySecret(strings.TrimPrefix(name, "kubernetes://")) {
+			if !x.anySecret(strings.TrimPrefix(name, "kubernetes://")) {
 				n.code("IST0101").add(model.Error, model.NotFound, at, "there is no Secret %s in any namespace; its hosts %s are not served", name, strings.Join(s.sni(), ", "))
 			}
 		}
 		return
 	}
-	if _, why := newSecrets(m, c).of(t, s.gateway.Namespace); why != "" {
+	if _, why := newSecrets(x.Mesh, c).of(t, s.gateway.Namespace); why != "" {
 		reason := model.Invalid
 		if strings.Contains(why, "is not there") {
 			reason = model.NotFound
@@ -88,17 +88,12 @@ func (m *Mesh) checkCredential(c *model.Client, s openServer, known bool, n *not
 	}
 }
 
-func (m *Mesh) anySecret(name string) bool {
-	for r := range m.secrets {
-		if r.Name == name {
-			return true
-		}
-	}
-	return false
+func (x *survey) anySecret(name string) bool {
+	return len(x.facts.secretName.get(name)) > 0
 }
 
 // checkServers reports servers that no route set uses.
-func (m *Mesh) checkServers(g *model.Gateway, n *notices) {
+func (x *survey) checkServers(g *model.Gateway, n *notices) {
 	for i := range g.Servers {
 		s := openServer{g, &g.Servers[i], serverHosts(g, &g.Servers[i])}
 		if s.server.TLS != nil && s.server.TLS.Mode == model.ServerAutoPassthrough {
@@ -109,8 +104,8 @@ func (m *Mesh) checkServers(g *model.Gateway, n *notices) {
 			continue
 		}
 		used := false
-		for _, r := range m.routes.byGateway[s.name()] {
-			used = used || len(intersect(s.hostsFor(r.Namespace), r.hosts)) > 0
+		for _, r := range x.facts.routes.get(s.name()) {
+			used = used || len(intersect(s.hostsFor(r.Namespace), x.linked(r).hosts)) > 0
 		}
 		if !used {
 			n.code("TUL0109").add(model.Warning, model.NotFound, s.server.Origin, "no VirtualService of this Gateway has one of its hosts %s", strings.Join(s.hosts, ", "))
@@ -119,17 +114,17 @@ func (m *Mesh) checkServers(g *model.Gateway, n *notices) {
 }
 
 // checkPolicies reports policies that act nowhere.
-func (m *Mesh) checkPolicies(n *notices) {
+func (x *survey) checkPolicies(n *notices) {
 	unselected := func(ns string, sel map[string]string, o model.Origin) {
-		if len(sel) == 0 || ns == m.Settings.RootNamespace || len(m.workloads.byNS[ns]) == 0 {
+		if len(sel) == 0 || ns == x.Settings.RootNamespace || len(x.facts.inside.get(ns)) == 0 {
 			return
 		}
-		if len(m.workloads.selected(ns, sel)) == 0 {
+		if len(x.selected(ns, sel)) == 0 {
 			n.code("IST0127").add(model.Warning, model.NotFound, o, "its selector %s selects no workload of namespace %s", labelText(sel), ns)
 		}
 	}
-	for _, ns := range sortedKeys(m.authz) {
-		for _, p := range m.authz[ns] {
+	for _, ns := range x.spaces {
+		for _, p := range x.facts.authz.get(ns) {
 			if len(p.Services) > 0 {
 				n.code("IST0167").add(model.Error, model.Unsupported, p.Origin, "targetRefs to Services act in waypoints only, which there are none of: the policy is not enforced")
 				continue
@@ -137,8 +132,8 @@ func (m *Mesh) checkPolicies(n *notices) {
 			unselected(ns, p.Selector, p.Origin)
 		}
 	}
-	for _, ns := range sortedKeys(m.mtls.workload) {
-		for _, p := range m.mtls.workload[ns] {
+	for _, ns := range x.spaces {
+		for _, p := range x.tables.mtls.Get(ns).selected {
 			unselected(ns, p.Selector, p.Origin)
 		}
 	}

@@ -7,46 +7,45 @@ import (
 	"github.com/tulle-mesh/tulle/internal/model"
 )
 
-func (m *Mesh) checkRouteSet(r *routeSet, n *notices) {
+func (x *survey) checkRouteSet(r *routeSet, n *notices) {
 	for _, g := range r.Gateways {
 		if g != "mesh" {
-			m.checkBinding(r, g, n)
+			x.checkBinding(r, g, n)
 		}
 	}
 	if slices.Contains(r.Gateways, "mesh") {
-		m.checkMeshHosts(r, n)
+		x.checkMeshHosts(r, n)
 	}
 	for i := range r.http {
 		h := &r.http[i]
-		m.checkBackends(r, h.Backends, h.Origin, n)
+		x.checkBackends(r, h.Backends, h.Origin, n)
 		for j := range h.Mirrors {
-			m.checkBackends(r, []model.Backend{h.Mirrors[j].Backend}, h.Origin, n)
+			x.checkBackends(r, []model.Backend{h.Mirrors[j].Backend}, h.Origin, n)
 		}
 	}
 	for i := range r.tls {
-		m.checkBackends(r, r.tls[i].Backends, r.tls[i].Origin, n)
-		m.checkSNI(r, &r.tls[i], n)
+		x.checkBackends(r, r.tls[i].Backends, r.tls[i].Origin, n)
+		x.checkSNI(r, &r.tls[i], n)
 	}
 	for i := range r.tcp {
-		m.checkBackends(r, r.tcp[i].Backends, r.tcp[i].Origin, n)
+		x.checkBackends(r, r.tcp[i].Backends, r.tcp[i].Origin, n)
 	}
 	checkReach(r, n)
 }
 
 // checkMeshHosts reports hosts without a service, and HTTP rules for services
 // whose ports are not HTTP.
-func (m *Mesh) checkMeshHosts(r *routeSet, n *notices) {
+func (x *survey) checkMeshHosts(r *routeSet, n *notices) {
 	if len(r.http) == 0 {
 		return
 	}
-	reg := m.registry(r.Namespace)
 	for _, h := range r.hosts {
 		if wild(h) {
 			continue
 		}
-		svc := reg.byHost[h]
+		svc := x.lookup(r.Namespace, h)
 		if svc == nil {
-			n.code("TUL0103").add(model.Warning, model.NotFound, r.Origin, "%s; at sidecars its HTTP rules act on port 80 only", m.unknown(h, r.Namespace))
+			n.code("TUL0103").add(model.Warning, model.NotFound, r.Origin, "%s; at sidecars its HTTP rules act on port 80 only", x.unknown(h, r.Namespace))
 			continue
 		}
 		if !slices.ContainsFunc(svc.Ports, func(p model.Port) bool { return p.Protocol.IsHTTP() || p.Protocol == model.Sniff }) {
@@ -57,13 +56,13 @@ func (m *Mesh) checkMeshHosts(r *routeSet, n *notices) {
 
 // checkBinding reports a gateway that is not there, and hosts that no server of
 // it has for this namespace.
-func (m *Mesh) checkBinding(r *routeSet, name string, n *notices) {
-	i := slices.IndexFunc(m.gateways, func(g *model.Gateway) bool { return g.Namespace+"/"+g.Name == name })
+func (x *survey) checkBinding(r *routeSet, name string, n *notices) {
+	i := slices.IndexFunc(x.gateways, func(g *model.Gateway) bool { return g.Namespace+"/"+g.Name == name })
 	if i < 0 {
 		n.code("IST0101").add(model.Error, model.NotFound, r.Origin, "Gateway %s is not there", name)
 		return
 	}
-	g := m.gateways[i]
+	g := x.gateways[i]
 	for _, h := range r.hosts {
 		found := false
 		for j := range g.Servers {
@@ -77,7 +76,7 @@ func (m *Mesh) checkBinding(r *routeSet, name string, n *notices) {
 }
 
 // checkSNI reports server names outside of the set's hosts.
-func (m *Mesh) checkSNI(r *routeSet, t *model.TLSRule, n *notices) {
+func (x *survey) checkSNI(r *routeSet, t *model.TLSRule, n *notices) {
 	for i := range t.Matches {
 		for _, sni := range t.Matches[i].SNI {
 			if !slices.ContainsFunc(r.hosts, func(h string) bool { return under(h, sni) }) {
@@ -87,7 +86,7 @@ func (m *Mesh) checkSNI(r *routeSet, t *model.TLSRule, n *notices) {
 	}
 }
 
-func (m *Mesh) checkBackends(r *routeSet, list []model.Backend, o model.Origin, n *notices) {
+func (x *survey) checkBackends(r *routeSet, list []model.Backend, o model.Origin, n *notices) {
 	var sum uint64
 	for i := range list {
 		b := &list[i]
@@ -96,17 +95,17 @@ func (m *Mesh) checkBackends(r *routeSet, list []model.Backend, o model.Origin, 
 		if b.Origin.Kind != "" {
 			at = b.Origin
 		}
-		m.checkBackend(r, b, at, n)
+		x.checkBackend(r, b, at, n)
 	}
 	if len(list) > 1 && sum == 0 {
 		n.code("TUL0105").add(model.Error, model.Invalid, o, "all weights are 0: nothing is left to route to, requests are answered with 500")
 	}
 }
 
-func (m *Mesh) checkBackend(r *routeSet, b *model.Backend, at model.Origin, n *notices) {
-	svc := m.registry(r.Namespace).byHost[b.Host]
+func (x *survey) checkBackend(r *routeSet, b *model.Backend, at model.Origin, n *notices) {
+	svc := x.lookup(r.Namespace, b.Host)
 	if svc == nil {
-		n.code("IST0101").add(model.Error, model.NotFound, at, "destination %s", m.unknown(b.Host, r.Namespace))
+		n.code("IST0101").add(model.Error, model.NotFound, at, "destination %s", x.unknown(b.Host, r.Namespace))
 		return
 	}
 	if b.Port != 0 {
@@ -115,16 +114,16 @@ func (m *Mesh) checkBackend(r *routeSet, b *model.Backend, at model.Origin, n *n
 			return
 		}
 	} else if svc.only() == 0 {
-		m.checkImplicitPort(r, svc, at, n)
+		x.checkImplicitPort(r, svc, at, n)
 	}
 	if b.Subset != "" {
-		m.checkSubset(r, svc, b.Subset, at, n)
+		x.checkSubset(r, svc, b.Subset, at, n)
 	}
 }
 
 // checkImplicitPort reports a destination with several ports, none of them
 // chosen, where the port of the request is not one of them.
-func (m *Mesh) checkImplicitPort(r *routeSet, svc *service, at model.Origin, n *notices) {
+func (x *survey) checkImplicitPort(r *routeSet, svc *service, at model.Origin, n *notices) {
 	lost := func(port uint16, place string) bool {
 		if _, ok := svc.port(port); ok {
 			return false
@@ -134,7 +133,7 @@ func (m *Mesh) checkImplicitPort(r *routeSet, svc *service, at model.Origin, n *
 	}
 	if slices.Contains(r.Gateways, "mesh") {
 		for _, h := range r.hosts {
-			if own := m.registry(r.Namespace).byHost[h]; own != nil {
+			if own := x.lookup(r.Namespace, h); own != nil {
 				for _, p := range own.Ports {
 					if (p.Protocol.IsHTTP() || p.Protocol == model.Sniff) && lost(p.Number, hostPort(h, p.Number)) {
 						return
@@ -143,7 +142,7 @@ func (m *Mesh) checkImplicitPort(r *routeSet, svc *service, at model.Origin, n *
 			}
 		}
 	}
-	for _, g := range m.gateways {
+	for _, g := range x.gateways {
 		if !slices.Contains(r.Gateways, g.Namespace+"/"+g.Name) {
 			continue
 		}
@@ -169,14 +168,14 @@ func portList(s *service) string {
 	return t
 }
 
-func (m *Mesh) checkSubset(r *routeSet, svc *service, name string, at model.Origin, n *notices) {
-	own := m.destinationFor(who{ns: r.Namespace}, svc)
+func (x *survey) checkSubset(r *routeSet, svc *service, name string, at model.Origin, n *notices) {
+	own := x.destinationFor(who{ns: r.Namespace}, svc)
 	if own.subset(name) != nil {
 		return
 	}
 	var elsewhere *destination
 	var names []string
-	for _, d := range m.dests.all {
+	for _, d := range x.dests {
 		if !under(d.host, svc.Host) {
 			continue
 		}
@@ -208,19 +207,19 @@ func (m *Mesh) checkSubset(r *routeSet, svc *service, name string, at model.Orig
 // checkOwners reports mesh hosts with HTTP rules in two route sets: a sidecar
 // uses the first that has a rule for it. What a namespace sees first differs
 // only where some exportTo names it.
-func (m *Mesh) checkOwners(n *notices) {
+func (x *survey) checkOwners(n *notices) {
 	type loss struct {
 		host      string
 		old, lost *routeSet
 	}
 	told := map[loss]bool{}
-	for _, ns := range append([]string{""}, sortedKeys(m.scoped)...) {
+	for _, ns := range append([]string{""}, sortedKeys(x.scoped)...) {
 		place := "at sidecars"
 		if ns != "" {
 			place = "at sidecars of namespace " + ns
 		}
 		first := map[string]*routeSet{}
-		for _, r := range m.routesFor("mesh", ns) {
+		for _, r := range x.routesFor("mesh", ns) {
 			if len(r.http) == 0 {
 				continue
 			}
@@ -351,34 +350,34 @@ func Covers(a, b *model.HTTPMatch) bool {
 
 // checkDestination reports a rule whose host is not there and subsets that
 // select nothing.
-func (m *Mesh) checkDestination(d *destination, n *notices) {
+func (x *survey) checkDestination(d *destination, n *notices) {
 	var found []*service
 	if !wild(d.host) {
-		found = m.byHost[d.host]
+		found = x.byHost[d.host]
 	} else {
-		for _, s := range m.services {
+		for _, s := range x.services {
 			if under(d.host, s.Host) {
 				found = append(found, s)
 			}
 		}
 	}
 	if len(found) == 0 {
-		n.code("IST0174").add(model.Warning, model.NotFound, d.origins[0], "%s", m.unknown(d.host, d.ns))
+		n.code("IST0174").add(model.Warning, model.NotFound, d.origins[0], "%s", x.unknown(d.host, d.ns))
 		return
 	}
 	if wild(d.host) {
 		return
 	}
-	checkTLS(d, found[0], n)
+	x.checkTLS(d, found[0], n)
 	for _, sub := range d.subsets {
-		if !m.selectsSome(found[0], sub.Labels) {
+		if !x.selectsSome(found[0], sub.Labels) {
 			n.code("IST0173").add(model.Warning, model.NotFound, sub.Origin, "subset %s selects no endpoint of %s (labels %v)", sub.Name, d.host, labelText(sub.Labels))
 		}
 	}
 }
 
 // checkTLS reports a rule whose TLS does not fit what the servers ask for.
-func checkTLS(d *destination, svc *service, n *notices) {
+func (x *survey) checkTLS(d *destination, svc *service, n *notices) {
 	for _, p := range svc.Ports {
 		tls := d.policyFor(p.Number, nil).TLS
 		if tls == nil || tls.Mode == model.TLSAuto || p.Protocol == model.UDP {
@@ -389,18 +388,19 @@ func checkTLS(d *destination, svc *service, n *notices) {
 			at = tls.Origin
 		}
 		mesh := tls.Mode == model.TLSIstioMutual
-		for i := range svc.endpoints {
-			e := &svc.endpoints[i]
+		list := x.endpoints(svc)
+		for i := range list {
+			e := &list[i]
 			if e.workload == nil {
 				continue
 			}
 			mode := e.server.port(e.port(p))
 			switch {
-			case mesh && !e.workload.MTLS:
+			case mesh && !e.mtls:
 				n.code("IST0113").add(model.Error, model.Conflict, at, "mesh mTLS to port %d of %s fails at %s, which has no sidecar", p.Number, svc.Host, where(e.workload.Origin))
 			case mesh && mode == model.MTLSDisable:
 				n.code("IST0113").add(model.Error, model.Conflict, at, "mesh mTLS to port %d of %s fails at %s, whose PeerAuthentication says DISABLE", p.Number, svc.Host, where(e.workload.Origin))
-			case !mesh && e.workload.MTLS && mode == model.MTLSStrict:
+			case !mesh && e.mtls && mode == model.MTLSStrict:
 				n.code("IST0113").add(model.Error, model.Conflict, at, "port %d of %s takes mesh mTLS only (PeerAuthentication STRICT at %s), and this rule makes clients come without", p.Number, svc.Host, where(e.workload.Origin))
 			default:
 				continue
@@ -411,14 +411,15 @@ func checkTLS(d *destination, svc *service, n *notices) {
 }
 
 // selectsSome also looks at Deployments, which say what will run.
-func (m *Mesh) selectsSome(s *service, labels map[string]string) bool {
-	for i := range s.endpoints {
-		if subset(labels, s.endpoints[i].base.Labels) {
+func (x *survey) selectsSome(s *service, labels map[string]string) bool {
+	list := x.endpoints(s)
+	for i := range list {
+		if subset(labels, list[i].base.Labels) {
 			return true
 		}
 	}
 	if len(s.Selector) == 0 {
-		return len(s.endpoints) == 0
+		return len(list) == 0
 	}
 	want := maps.Clone(s.Selector)
 	for k, v := range labels {
@@ -427,7 +428,7 @@ func (m *Mesh) selectsSome(s *service, labels map[string]string) bool {
 		}
 		want[k] = v
 	}
-	return len(m.workloads.selected(s.Namespace, want)) > 0 || len(m.workloads.selected(s.Namespace, s.Selector)) == 0
+	return len(x.selected(s.Namespace, want)) > 0 || len(x.selected(s.Namespace, s.Selector)) == 0
 }
 
 func labelText(l map[string]string) string {

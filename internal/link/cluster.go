@@ -16,34 +16,22 @@ func meshSNI(port uint16, subset, host string) string {
 	return "outbound_." + strconv.Itoa(int(port)) + "_." + subset + "_." + host
 }
 
-// clusterKey is all that the clusters of a service depend on.
-type clusterKey struct {
+// ClusterSet names the clusters of one service as one kind of client sees them:
+// clients whose sets are equal share them.
+type ClusterSet struct {
 	service *service
 	rule    *destination
 	role    model.Role
 }
 
-// clustersOf makes the clusters of a service: per port, the whole service and
+// clustersOf lists the clusters of a service: per port, the whole service and
 // each subset of the rule that this client uses. Clients share them.
 func (m *Mesh) clustersOf(w who, role model.Role, s *service) []*model.Cluster {
-	k := clusterKey{s, m.destinationFor(w, s), role}
-	m.mu.Lock()
-	out, ok := m.clusters[k]
-	m.mu.Unlock()
-	if ok {
-		return out
-	}
-	out = m.makeClusters(role, s, k.rule)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if old, ok := m.clusters[k]; ok {
-		return old
-	}
-	m.clusters[k] = out
-	return out
+	return m.tables.clusters.Get(ClusterSet{s, m.destinationFor(w, s), role})
 }
 
-func (m *Mesh) makeClusters(role model.Role, s *service, d *destination) []*model.Cluster {
+func (m *Mesh) makeClusters(k ClusterSet, _ []*model.Cluster) []*model.Cluster {
+	role, s, d := k.role, k.service, k.rule
 	sans := m.spiffe(s)
 	var out []*model.Cluster
 	seen := map[uint16]bool{}
@@ -77,7 +65,7 @@ func (m *Mesh) cluster(role model.Role, s *service, p model.Port, d *destination
 		c.Origins = append(c.Origins, sub.Origin)
 	}
 	c.Name = clusterName(p.Number, c.Subset, s.Host)
-	c.Endpoints = selectEndpoints(s.at(p), c.Labels)
+	c.Endpoints = selectEndpoints(m.at(s, p), c.Labels)
 	if pol.LoadBalancer != nil {
 		c.Balance = *pol.LoadBalancer
 	}
@@ -142,7 +130,7 @@ func (m *Mesh) secure(c *model.Cluster, s *service, tls *model.ClientTLS, sans [
 		// The address is only known when the connection arrives, so the whole
 		// cluster is mTLS or none of it.
 		c.TLS.Mode = model.TLSDisable
-		if len(c.Endpoints) > 0 && m.mtls.namespaceMode(s.Namespace) != model.MTLSDisable && allMTLS(c.Endpoints) {
+		if len(c.Endpoints) > 0 && m.namespaceMode(s.Namespace) != model.MTLSDisable && allMTLS(c.Endpoints) {
 			c.TLS.Mode, c.SANs = model.TLSIstioMutual, sans
 		}
 	default:

@@ -26,7 +26,7 @@ func (m *Mesh) delegated(s *routeSet, n *notices) []model.HTTPRule {
 		if ref.Namespace == "" {
 			ref.Namespace = s.Namespace
 		}
-		d := m.routes.delegates[ref]
+		d := m.delegate(ref)
 		if d == nil || !d.export.to(s.Namespace) {
 			n.code("TUL0107").add(model.Error, model.NotFound, root.Origin, "delegate %s/%s is not there (a delegate is a VirtualService without hosts, exported to %s); the rule is dropped", ref.Namespace, ref.Name, s.Namespace)
 			continue

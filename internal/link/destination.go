@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -22,101 +23,67 @@ type destination struct {
 	origins  []model.Origin // every rule that had a part, oldest first
 }
 
-// hostRules finds the rules for the most specific host.
-type hostRules struct {
-	exact map[string][]*destination
-	wild  []string // longest first
-}
+func (m *Mesh) makeRules(k nsHost, _ []*destination) []*destination { return m.rulesOf(k, nil) }
 
-func (r *hostRules) add(d *destination) {
-	if r.exact == nil {
-		r.exact = map[string][]*destination{}
-	}
-	if wild(d.host) && r.exact[d.host] == nil {
-		r.wild = append(r.wild, d.host)
-	}
-	r.exact[d.host] = append(r.exact[d.host], d)
-}
-
-func (r *hostRules) sort() {
-	slices.SortFunc(r.wild, func(a, b string) int {
-		if len(a) != len(b) {
-			return len(b) - len(a)
+// rulesOf merges the DestinationRules of a namespace for a host, oldest first.
+func (m *Mesh) rulesOf(k nsHost, n *notices) []*destination {
+	var out []*destination
+	for _, p := range m.facts.rules.get(k) {
+		d := mergeable(out, p)
+		if d == nil {
+			d = &destination{host: k.host, ns: p.Namespace, selector: p.Selector, exportTo: p.ExportTo, export: newExport(exportTo(p.ExportTo, m.Settings.DestinationExportTo), p.Namespace)}
+			out = append(out, d)
 		}
-		return strings.Compare(a, b)
-	})
+		d.merge(p, n)
+	}
+	return out
 }
 
-// find lists the rules of the most specific host; nil: none.
-func (r *hostRules) find(host string) []*destination {
-	if r == nil {
-		return nil
+// private reports whether only the rule's own namespace sees it.
+func (d *destination) private() bool {
+	return !d.export.public && d.export.own != "" && len(d.export.names) == 0
+}
+
+// find lists the rules of a namespace, of those that may, for the most specific
+// host; nil: none.
+func (m *Mesh) find(ns, host string, may func(*destination) bool) []*destination {
+	at := func(h string) (out []*destination) {
+		for _, d := range m.tables.rules.Get(nsHost{ns, h}) {
+			if may(d) {
+				out = append(out, d)
+			}
+		}
+		return out
 	}
-	if l := r.exact[host]; l != nil {
+	if l := at(host); l != nil {
 		return l
 	}
-	for _, w := range r.wild {
+	for _, w := range m.tables.wildRules.Get(ns) {
 		if under(w, host) {
-			return r.exact[w]
+			if l := at(w); l != nil {
+				return l
+			}
 		}
 	}
 	return nil
 }
 
-// destinationIndex is Istio's: what a namespace has for itself, what it
-// exports, and what the root namespace keeps to itself.
-type destinationIndex struct {
-	all       []*destination
-	local     map[string]*hostRules
-	exported  map[string]*hostRules
-	rootLocal hostRules
+// makeWildRules lists the wildcard hosts of a namespace's rules, longest first.
+func (m *Mesh) makeWildRules(ns string, _ []string) []string {
+	var out []string
+	for _, p := range m.facts.wildRules.get(ns) {
+		if h := m.fqdn(p.Host, ns); !slices.Contains(out, h) {
+			out = append(out, h)
+		}
+	}
+	longestFirst(out)
+	return out
 }
 
-func (m *Mesh) buildDestinations(list []*model.DestinationPolicy, n *notices) {
-	list = slices.Clone(list)
-	slices.SortStableFunc(list, func(a, b *model.DestinationPolicy) int { return byAge(a.Origin, b.Origin) })
-	x := &m.dests
-	x.local, x.exported = map[string]*hostRules{}, map[string]*hostRules{}
-	type key struct{ ns, host string }
-	have := map[key][]*destination{}
-	for _, p := range list {
-		host := m.fqdn(p.Host, p.Namespace)
-		k := key{p.Namespace, host}
-		d := mergeable(have[k], p)
-		if d == nil {
-			d = &destination{host: host, ns: p.Namespace, selector: p.Selector, exportTo: p.ExportTo, export: m.sees(newExport(exportTo(p.ExportTo, m.Settings.DestinationExportTo), p.Namespace))}
-			have[k] = append(have[k], d)
-			x.all = append(x.all, d)
-		}
-		d.merge(p, n)
-	}
-	for _, d := range x.all {
-		if d.export.to(d.ns) {
-			rules(x.local, d.ns).add(d)
-		}
-		private := !d.export.public && d.export.own != "" && len(d.export.names) == 0
-		if !private {
-			rules(x.exported, d.ns).add(d)
-		} else if d.ns == m.Settings.RootNamespace {
-			x.rootLocal.add(d)
-		}
-	}
-	for _, r := range x.local {
-		r.sort()
-	}
-	for _, r := range x.exported {
-		r.sort()
-	}
-	x.rootLocal.sort()
-}
-
-func rules(byNS map[string]*hostRules, ns string) *hostRules {
-	r := byNS[ns]
-	if r == nil {
-		r = &hostRules{}
-		byNS[ns] = r
-	}
-	return r
+func longestFirst(hosts []string) {
+	slices.SortFunc(hosts, func(a, b string) int {
+		return cmp.Or(len(b)-len(a), strings.Compare(a, b))
+	})
 }
 
 func mergeable(list []*destination, p *model.DestinationPolicy) *destination {
@@ -178,18 +145,18 @@ type who struct {
 // client's namespace, the service's, the root namespace, the first level that
 // has one wins whole; there, the most specific host.
 func (m *Mesh) destinationFor(w who, s *service) *destination {
-	x, root := &m.dests, m.Settings.RootNamespace
+	root := m.Settings.RootNamespace
 	var l []*destination
 	if w.ns != root {
-		l = x.local[w.ns].find(s.Host)
+		l = m.find(w.ns, s.Host, func(d *destination) bool { return d.export.to(d.ns) })
 	} else {
-		l = x.rootLocal.find(s.Host)
+		l = m.find(root, s.Host, (*destination).private)
 	}
 	if l == nil {
-		l = exportedTo(x.exported[s.Namespace].find(s.Host), w.ns)
+		l = m.exported(s.Namespace, s.Host, w.ns)
 	}
 	if l == nil && s.Namespace != root {
-		l = exportedTo(x.exported[root].find(s.Host), w.ns)
+		l = m.exported(root, s.Host, w.ns)
 	}
 	var all *destination
 	for _, d := range l {
@@ -203,10 +170,11 @@ func (m *Mesh) destinationFor(w who, s *service) *destination {
 	return all
 }
 
-func exportedTo(l []*destination, ns string) []*destination {
-	var out []*destination
-	for _, d := range l {
-		if d.export.to(ns) {
+// exported lists the rules that a namespace exports, for the most specific host,
+// as far as another namespace sees them; nil: none.
+func (m *Mesh) exported(from, host, to string) (out []*destination) {
+	for _, d := range m.find(from, host, func(d *destination) bool { return !d.private() }) {
+		if d.export.to(to) {
 			out = append(out, d)
 		}
 	}

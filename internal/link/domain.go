@@ -11,7 +11,7 @@ import (
 // names lists under which names a client of namespace ns may call a service:
 // its host, the short forms that DNS would complete to it, and its addresses.
 // shorts are the short forms among them.
-func (m *Mesh) names(s *service, ns string) (all, shorts []string) {
+func (m *Mesh) namesOf(s *model.Service, ns string) (all, shorts []string) {
 	all = []string{s.Host}
 	if !wild(s.Host) {
 		all = append(all, s.Host+".")
@@ -53,22 +53,3 @@ func (m *Mesh) shortNames(host, ns string) []string {
 }
 
 func hostPort(host string, port uint16) string { return host + ":" + strconv.Itoa(int(port)) }
-
-// domains deals out domains: each belongs to the first virtual host that asks,
-// and a short form never takes another host's full name.
-type domains struct {
-	taken map[string]bool
-	full  map[string]bool
-}
-
-func (d *domains) claim(all, shorts []string) []string {
-	var out []string
-	for _, n := range all {
-		if d.taken[n] || d.full[n] && slices.Contains(shorts, n) {
-			continue
-		}
-		d.taken[n] = true
-		out = append(out, n)
-	}
-	return out
-}

@@ -3,7 +3,6 @@ package link
 import (
 	"net/netip"
 	"slices"
-	"sync"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -16,47 +15,23 @@ type endpoint struct {
 	ports    map[string]uint16     // by service port name, wins
 	named    map[string]uint16     // container ports, for targetPort names
 	workload *model.Workload       // nil: not one of ours
+	mtls     bool                  // it has a sidecar
 	server   serverMTLS            // what the workload asks of clients
 }
 
-// endpointMemo remembers the endpoints per service port.
-type endpointMemo struct {
-	sync.Mutex
-	byPort map[uint16][]model.ClusterEndpoint
-}
-
-// workloadIndex finds workloads by name and by labels.
-type workloadIndex struct {
-	list   []*model.Workload
-	byName map[model.Ref][]*model.Workload
-	byNS   map[string][]*model.Workload
-	byPair map[[3]string][]*model.Workload // namespace, key, value
-}
-
-func (x *workloadIndex) build(list []*model.Workload) {
-	x.list = list
-	x.byName = map[model.Ref][]*model.Workload{}
-	x.byNS = map[string][]*model.Workload{}
-	x.byPair = map[[3]string][]*model.Workload{}
-	for _, w := range list {
-		r := model.Ref{Namespace: w.Namespace, Name: w.Name}
-		x.byName[r] = append(x.byName[r], w)
-		x.byNS[w.Namespace] = append(x.byNS[w.Namespace], w)
-		for k, v := range w.Labels {
-			p := [3]string{w.Namespace, k, v}
-			x.byPair[p] = append(x.byPair[p], w)
-		}
-	}
-}
-
-// selected lists the workloads of ns that have all labels of sel, in the order
-// they were given. An empty selector selects the namespace.
-func (x *workloadIndex) selected(ns string, sel map[string]string) []*model.Workload {
-	from := x.byNS[ns]
-	for k, v := range sel {
-		if l := x.byPair[[3]string{ns, k, v}]; len(l) < len(from) {
+// selected lists the workloads of ns that have all labels of sel, by name. An
+// empty selector selects the namespace.
+func (m *Mesh) selected(ns string, sel map[string]string) []*model.Workload {
+	// The rarest label: of equal ones the first by name, so that the same is read
+	// every time.
+	var from []*model.Workload
+	for i, k := range sortedKeys(sel) {
+		if l := m.facts.labelled.get([3]string{ns, k, sel[k]}); i == 0 || len(l) < len(from) {
 			from = l
 		}
+	}
+	if len(sel) == 0 {
+		from = m.facts.inside.get(ns)
 	}
 	var out []*model.Workload
 	for _, w := range from {
@@ -68,11 +43,21 @@ func (x *workloadIndex) selected(ns string, sel map[string]string) []*model.Work
 }
 
 // running finds the workload that an endpoint names.
-func (x *workloadIndex) running(ns, name, address string) *model.Workload {
-	for _, w := range x.byName[model.Ref{Namespace: ns, Name: name}] {
+func (m *Mesh) running(ns, name, address string) *model.Workload {
+	for _, w := range m.facts.running.get(model.Ref{Namespace: ns, Name: name}) {
 		if !w.Template && (address == "" || w.Address == "" || w.Address == address) {
 			return w
 		}
+	}
+	return nil
+}
+
+// endpoints of a service. The slice is shared: do not modify.
+func (m *Mesh) endpoints(s *service) []endpoint { return m.tables.endpoints.Get(s) }
+
+func (m *Mesh) makeEndpoints(s *service, _ []endpoint) []endpoint {
+	if x := m.source(s); x != nil {
+		return m.endpointsOf(x)
 	}
 	return nil
 }
@@ -83,7 +68,7 @@ func (m *Mesh) endpointsOf(s *model.Service) []endpoint {
 		out = append(out, m.listed(s, &s.Endpoints[i]))
 	}
 	if len(s.Selector) > 0 && !s.Sliced {
-		for _, w := range m.workloads.selected(s.Namespace, s.Selector) {
+		for _, w := range m.selected(s.Namespace, s.Selector) {
 			if w.Template || w.Address == "" {
 				continue
 			}
@@ -106,7 +91,7 @@ func (m *Mesh) listed(s *model.Service, e *model.Endpoint) endpoint {
 	}
 	var w *model.Workload
 	if e.Workload != "" {
-		w = m.workloads.running(s.Namespace, e.Workload, e.Address)
+		w = m.running(s.Namespace, e.Workload, e.Address)
 	}
 	if w == nil {
 		return out
@@ -146,8 +131,8 @@ func (e *endpoint) attach(m *Mesh, w *model.Workload) {
 	if e.base.Locality == (model.Locality{}) {
 		e.base.Locality = w.Locality
 	}
-	if w.MTLS {
-		e.server = m.mtls.server(w.Namespace, w.Labels)
+	if e.mtls = m.sidecar(w); e.mtls {
+		e.server = m.server(w.Namespace, w.Labels)
 	}
 }
 
@@ -192,31 +177,32 @@ func targetPort(p model.Port, named map[string]uint16, known bool) uint16 {
 }
 
 // at lists the endpoints for a port. The slice is shared: do not modify.
-func (s *service) at(p model.Port) []model.ClusterEndpoint {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if l, ok := s.mu.byPort[p.Number]; ok {
-		return l
-	}
-	out := make([]model.ClusterEndpoint, 0, len(s.endpoints))
-	for i := range s.endpoints {
-		e := &s.endpoints[i]
-		n := e.port(p)
+func (m *Mesh) at(s *service, p model.Port) []model.ClusterEndpoint {
+	return m.tables.at.Get(servicePort{s, p})
+}
+
+type servicePort struct {
+	service *service
+	port    model.Port
+}
+
+func (m *Mesh) makeAt(k servicePort, _ []model.ClusterEndpoint) []model.ClusterEndpoint {
+	list := m.endpoints(k.service)
+	out := make([]model.ClusterEndpoint, 0, len(list))
+	for i := range list {
+		e := &list[i]
+		n := e.port(k.port)
 		if n == 0 {
 			continue
 		}
 		x := e.base
 		x.Port = n
-		x.MTLS = e.workload != nil && e.workload.MTLS && e.server.port(n) != model.MTLSDisable
+		x.MTLS = e.mtls && e.server.port(n) != model.MTLSDisable
 		if at := e.reached(n); at.IsValid() {
 			x.Address, x.Port = at.Addr().String(), at.Port()
 		}
 		out = append(out, x)
 	}
-	if s.mu.byPort == nil {
-		s.mu.byPort = map[uint16][]model.ClusterEndpoint{}
-	}
-	s.mu.byPort[p.Number] = out
 	return out
 }
 
@@ -225,8 +211,9 @@ func (s *service) at(p model.Port) []model.ClusterEndpoint {
 func (m *Mesh) spiffe(s *service) []string {
 	out := slices.Clone(s.SANs)
 	out = append(out, s.also...)
-	for i := range s.endpoints {
-		e := &s.endpoints[i]
+	list := m.endpoints(s)
+	for i := range list {
+		e := &list[i]
 		if e.base.Account == "" {
 			continue
 		}

@@ -94,7 +94,7 @@ func (m *Mesh) openPorts(labels map[string]string, listen func(uint16) []uint16,
 		}
 		return nil
 	}
-	for _, g := range m.gateways {
+	for _, g := range m.facts.gateways.get(struct{}{}) {
 		if !subset(g.Selector, labels) {
 			continue
 		}
@@ -193,7 +193,7 @@ func (m *Mesh) listenPorts(c *model.Client) func(uint16) []uint16 {
 	return func(number uint16) []uint16 {
 		var out []uint16
 		for _, s := range own {
-			if p, ok := s.port(number); ok {
+			if p, ok := tcpPort(s, number); ok {
 				if t := ownPort(s, p, c); t != 0 && !slices.Contains(out, t) {
 					out = append(out, t)
 				}
@@ -207,9 +207,19 @@ func (m *Mesh) listenPorts(c *model.Client) func(uint16) []uint16 {
 	}
 }
 
-func (s *scope) buildGateway() {
+// gatewayShape is all of a gateway but its clusters and who may come in.
+type gatewayShape struct {
+	*Scope
+	tables  []*model.HTTPTable
+	servers []*model.GatewayPort
+	broken  []*model.BrokenServer
+	secrets []*model.Secret
+	used    usage // clusters that its routes name
+}
+
+func (m *Mesh) makeGateway(scope *Scope, _ *gatewayShape) *gatewayShape {
+	s := &gatewayShape{Scope: scope, used: usage{}}
 	c := &s.client
-	used := usage{}
 	sec := newSecrets(s.m, c)
 	for _, p := range s.m.openPorts(c.Labels, s.m.listenPorts(c), nil) {
 		g := &model.GatewayPort{
@@ -224,24 +234,23 @@ func (s *scope) buildGateway() {
 			}
 		}
 		g.Name = g.Bind.String() + "_" + strconv.Itoa(int(p.listen))
-		g.Policy = s.m.policy(s.m.mtls.server(c.Namespace, c.Labels), nil, p.listen)
+		g.Policy = s.m.policy(s.m.server(c.Namespace, c.Labels), nil, p.listen)
 		if p.plain && p.protocol.IsHTTP() {
-			t := s.gatewayTable(httpTable(p), p.number, p.servers, &used)
+			t := s.gatewayTable(httpTable(p), p.number, p.servers, &s.used)
 			s.tables = append(s.tables, t)
 			g.Table = t.Name
 			s.servers = append(s.servers, g)
 			continue
 		}
 		for _, sv := range p.servers {
-			s.gatewayServer(g, p, sv, sec, &used)
+			s.gatewayServer(g, p, sv, sec, &s.used)
 		}
 		if len(g.Servers) > 0 {
 			s.servers = append(s.servers, g)
 		}
 	}
 	s.secrets = sec.list()
-	s.gatewayClusters(used)
-	s.finish()
+	return s
 }
 
 func httpTable(p *openPort) string {
@@ -253,7 +262,7 @@ func httpTable(p *openPort) string {
 }
 
 // gatewayServer adds one TLS or TCP server, unless it cannot serve.
-func (s *scope) gatewayServer(g *model.GatewayPort, p *openPort, sv openServer, sec *secrets, used *usage) {
+func (s *gatewayShape) gatewayServer(g *model.GatewayPort, p *openPort, sv openServer, sec *secrets, used *usage) {
 	out := &model.GatewayServer{Hosts: sv.sni(), Protocol: sv.server.Port.Protocol, TLS: sv.server.TLS, Origin: sv.server.Origin}
 	if terminates(sv.server) && sv.server.TLS.Mode != model.ServerIstioMutual {
 		names, why := sec.of(sv.server.TLS, sv.gateway.Namespace)
@@ -295,8 +304,8 @@ func tlsTable(p *openPort, sv openServer) string {
 	return name
 }
 
-func (s *scope) gatewaySite(gateway string, port uint16, tls bool, used *usage) *site {
-	return &site{m: s.m, who: s.who, reg: s.reg, gateway: gateway, port: port, tls: tls, used: used}
+func (s *Scope) gatewaySite(gateway string, port uint16, tls bool, used *usage) *site {
+	return &site{m: s.m, who: s.who, gateway: gateway, port: port, tls: tls, used: used}
 }
 
 // requireTLS marks a host of a server that redirects to https.
@@ -307,7 +316,7 @@ func requireTLS(v *model.VirtualHost, s *model.Server) {
 }
 
 // gatewayTable merges the route sets of all servers by host.
-func (s *scope) gatewayTable(name string, port uint16, servers []openServer, used *usage) *model.HTTPTable {
+func (s *gatewayShape) gatewayTable(name string, port uint16, servers []openServer, used *usage) *model.HTTPTable {
 	t := &model.HTTPTable{Name: name}
 	hosts := map[string]*model.VirtualHost{}
 	get := func(h string) *model.VirtualHost {
@@ -389,7 +398,7 @@ func catchAllLast(list []*model.Route) []*model.Route {
 
 // gatewayTCP settles the L4 rules of a server: by SNI where TLS passes
 // through, else TCP rules.
-func (s *scope) gatewayTCP(p *openPort, sv openServer, used *usage) []*model.TCPRoute {
+func (s *gatewayShape) gatewayTCP(p *openPort, sv openServer, used *usage) []*model.TCPRoute {
 	at := s.gatewaySite(sv.name(), p.number, false, used)
 	var out []*model.TCPRoute
 	done := map[string]bool{}
@@ -428,23 +437,4 @@ func (p *openPort) claim(sv openServer, list []*model.TCPRoute) []*model.TCPRout
 		}
 	}
 	return out
-}
-
-// gatewayClusters makes the clusters that the gateway's routes name.
-func (s *scope) gatewayClusters(used usage) {
-	hosts := map[string]bool{}
-	for name := range used {
-		hosts[name[strings.LastIndexByte(name, '|')+1:]] = true
-	}
-	for _, h := range sortedKeys(hosts) {
-		svc := s.reg.byHost[h]
-		if svc == nil {
-			continue
-		}
-		for _, c := range s.m.clustersOf(s.who, model.GatewayRole, svc) {
-			if used[c.Name] {
-				s.clusters = append(s.clusters, c)
-			}
-		}
-	}
 }

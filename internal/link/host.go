@@ -48,12 +48,19 @@ func overlap(a, b string) string {
 	return ""
 }
 
-// older orders objects as Istio does: creation time, then name and namespace.
+// older orders objects as Istio does: creation time, then name and namespace
+// with a dot between.
 func older(a, b model.Origin) bool {
 	if !a.Created.Equal(b.Created) {
 		return a.Created.Before(b.Created)
 	}
-	return a.Name+"."+a.Namespace < b.Name+"."+b.Namespace
+	if a.Name == b.Name {
+		return a.Namespace < b.Namespace
+	}
+	if strings.HasPrefix(a.Name, b.Name) || strings.HasPrefix(b.Name, a.Name) {
+		return a.Name+"."+a.Namespace < b.Name+"."+b.Namespace
+	}
+	return a.Name < b.Name
 }
 
 // subset reports whether labels have all of want. An empty want matches all.

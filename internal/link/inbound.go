@@ -9,17 +9,17 @@ import (
 
 // ownServices lists the services whose endpoint a client's workload is, oldest
 // first.
-func (m *Mesh) ownServices(c *model.Client) []*service {
-	var out []*service
-	for _, s := range m.services {
-		if s.Namespace == c.Namespace && m.serves(s, c) {
+func (m *Mesh) ownServices(c *model.Client) []*model.Service {
+	var out []*model.Service
+	for _, s := range m.facts.own.get(c.Namespace) {
+		if serves(s, c) && !slices.ContainsFunc(out, func(x *model.Service) bool { return x.Host == s.Host && x.Origin.Object() == s.Origin.Object() }) {
 			out = append(out, s)
 		}
 	}
 	return out
 }
 
-func (m *Mesh) serves(s *service, c *model.Client) bool {
+func serves(s *model.Service, c *model.Client) bool {
 	if len(s.Selector) > 0 && !s.Sliced {
 		return subset(s.Selector, c.Labels)
 	}
@@ -51,10 +51,10 @@ func (m *Mesh) inbound(c *model.Client, server serverMTLS, authz []*model.AuthzP
 			}
 			have[n] = true
 			in := &model.Inbound{
-				Port: n, Protocol: p.Protocol, Service: s.Service, ServicePort: p.Number,
+				Port: n, Protocol: p.Protocol, Service: s, ServicePort: p.Number,
 				Policy: m.policy(server, authz, n), Origin: s.Origin,
 			}
-			if d := m.destinationFor(who{ns: c.Namespace}, s); d != nil {
+			if d := m.destinationFor(who{ns: c.Namespace}, &service{Service: s}); d != nil {
 				if pool := d.policyFor(p.Number, nil).Pool; pool != nil {
 					in.Pool = *pool
 				}
@@ -91,7 +91,7 @@ func (m *Mesh) inbound(c *model.Client, server serverMTLS, authz []*model.AuthzP
 }
 
 // ownPort is the workload port that a service port reaches at this client.
-func ownPort(s *service, p model.Port, c *model.Client) uint16 {
+func ownPort(s *model.Service, p model.Port, c *model.Client) uint16 {
 	for _, e := range s.Endpoints {
 		if e.Workload != c.Name && !sameAddress(e.Address, c.Addresses) {
 			continue

@@ -2,38 +2,52 @@ package link
 
 import (
 	"cmp"
+	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/recall"
 )
 
-// Mesh is the resolved mesh. It is immutable towards its users and safe for
-// concurrent use; inside it remembers the parts of Views that clients share.
+// Mesh is the resolved mesh. It is safe for concurrent use; what it hands out is
+// immutable. Nothing is resolved before it is asked for, what was resolved is
+// remembered, and after Set only what depends on the difference is resolved
+// again: functions read the mesh through facts and tables, which record it.
 type Mesh struct {
 	Settings model.Settings
 
-	namespaces map[string]*model.Namespace
-	services   []*service // oldest first
-	byHost     map[string][]*service
-	workloads  workloadIndex
-	routes     routeIndex
-	dests      destinationIndex
-	gateways   []*model.Gateway // oldest first
-	mtls       mtlsIndex
-	authz      map[string][]*model.AuthzPolicy // by namespace, oldest first
-	secrets    map[model.Ref]*model.Secret
+	given       model.Settings // before user objects
+	book        *recall.Book
+	facts       *facts
+	fragment    model.Fragment
+	withAddress map[*model.Service]*model.Service // copies with an address of ours
+	tables      tables
+	scopes      map[string]*Scope
+}
 
-	// scoped holds namespaces that some exportTo names; all others see alike.
-	scoped map[string]bool
-	// routed holds namespaces and labels that client selectors name.
-	selectors clientSelectors
+// tables remember what was resolved.
+type tables struct {
+	hosts     *recall.Table[string, []*service]
+	lookup    *recall.Table[nsHost, *service]
+	visible   *recall.Table[string, []*service]
+	onPort    *recall.Table[sightPort, []*service]
+	aliases   *recall.Table[string, map[string][]string]
+	endpoints *recall.Table[*service, []endpoint]
+	at        *recall.Table[servicePort, []model.ClusterEndpoint]
+	mtls      *recall.Table[string, nsMTLS]
+	rules     *recall.Table[nsHost, []*destination]
+	wildRules *recall.Table[string, []string]
+	clusters  *recall.Table[ClusterSet, []*model.Cluster]
+	routeSets *recall.Table[*model.RouteSet, *routeSet]
 
-	mu         sync.Mutex
-	registries map[string]*registry
-	scopes     map[string]*scope
-	clusters   map[clusterKey][]*model.Cluster
+	routes    *recall.Table[setAt, []*model.Route]
+	hostsAt   *recall.Table[hostAt, *model.VirtualHost]
+	strangers *recall.Table[portAt, []string]
+	httpPorts *recall.Table[portAt, *model.HTTPTable]
+	wildPorts *recall.Table[portAt, *model.View]
+	doors     *recall.Table[hostAt, *model.View]
+	rest      *recall.Table[*Scope, *gatewayShape]
 }
 
 // Defaults are Istio's mesh-wide defaults. The access log is off, as there;
@@ -53,34 +67,51 @@ func Defaults() model.Settings {
 // f must not change afterwards. The notices are about whole-mesh relations;
 // they are in a stable order.
 func Link(f model.Fragment, s model.Settings) (*Mesh, []model.Notice) {
-	m := &Mesh{
-		Settings:   withDefaults(withMesh(s, f.Settings)),
-		namespaces: map[string]*model.Namespace{},
-		secrets:    map[model.Ref]*model.Secret{},
-		registries: map[string]*registry{},
-		scopes:     map[string]*scope{},
-		clusters:   map[clusterKey][]*model.Cluster{},
-		scoped:     map[string]bool{},
-	}
+	m := New(s, f.Settings)
 	var n notices
-	for _, ns := range f.Namespaces {
-		m.namespaces[ns.Name] = ns
-	}
-	for _, x := range f.Secrets {
-		m.secrets[model.Ref{Namespace: x.Namespace, Name: x.Name}] = x
-	}
-	m.workloads.build(m.withSidecars(f.Workloads))
-	m.mtls.build(m, f.MTLS, &n)
-	m.authz = authzByNamespace(f.Authz)
-	m.gateways = slices.Clone(f.Gateways)
-	slices.SortStableFunc(m.gateways, func(a, b *model.Gateway) int { return byAge(a.Origin, b.Origin) })
-	m.buildServices(withAddresses(f.Services, m.Settings.VirtualIPs), &n)
-	m.buildDestinations(f.Destinations, &n)
-	m.buildRoutes(f.RouteSets, &n)
-	m.selectors = m.clientSelectors()
-	m.check(&n)
+	m.book.Do(func() {
+		m.set(f)
+		m.check(&n)
+	})
 	return m, n.sorted()
 }
+
+// New makes an empty Mesh with the settings s and what user objects say of them,
+// to be filled by Set.
+func New(s model.Settings, own []*model.MeshSettings) *Mesh {
+	b := recall.New()
+	m := &Mesh{Settings: withDefaults(withMesh(s, own)), given: s, book: b, facts: newFacts(b), scopes: map[string]*Scope{}}
+	same := slices.Equal[[]*service]
+	m.tables = tables{
+		hosts:     recall.NewTable(b, m.makeHost, same),
+		lookup:    recall.NewTable(b, m.makeLookup, func(a, b *service) bool { return a == b }),
+		visible:   recall.NewTable(b, m.makeVisible, same),
+		onPort:    recall.NewTable(b, m.makeOnPort, same),
+		aliases:   recall.NewTable(b, m.makeAliases, func(a, b map[string][]string) bool { return maps.EqualFunc(a, b, slices.Equal) }),
+		endpoints: recall.NewTable(b, m.makeEndpoints, nil),
+		at:        recall.NewTable(b, m.makeAt, nil),
+		mtls: recall.NewTable(b, m.makeMTLS, func(a, b nsMTLS) bool {
+			return a.whole == b.whole && slices.Equal(a.selected, b.selected)
+		}),
+		rules:     recall.NewTable(b, m.makeRules, func(a, b []*destination) bool { return len(a)+len(b) == 0 }),
+		wildRules: recall.NewTable(b, m.makeWildRules, slices.Equal),
+		clusters:  recall.NewTable(b, m.makeClusters, nil),
+		routeSets: recall.NewTable(b, m.makeRouteSet, nil),
+
+		routes:    recall.NewTable(b, m.makeRoutes, func(a, b []*model.Route) bool { return len(a)+len(b) == 0 }),
+		hostsAt:   recall.NewTable(b, m.makeHostAt, sameHost),
+		strangers: recall.NewTable(b, m.makeStrangers, slices.Equal),
+		httpPorts: recall.NewTable(b, m.makeHTTPPort, nil),
+		wildPorts: recall.NewTable(b, m.makeWildPort, nil),
+		doors:     recall.NewTable(b, m.makeDoors, nil),
+		rest:      recall.NewTable(b, m.makeGateway, nil),
+	}
+	return m
+}
+
+// Book is what the Mesh remembers with. Tables that are made from Views belong
+// in it too.
+func (m *Mesh) Book() *recall.Book { return m.book }
 
 func withDefaults(s model.Settings) model.Settings {
 	d := Defaults()
@@ -142,27 +173,4 @@ func exportTo(own, mesh []string) []string {
 		return own
 	}
 	return mesh
-}
-
-func byAge(a, b model.Origin) int {
-	switch {
-	case older(a, b):
-		return -1
-	case older(b, a):
-		return 1
-	}
-	return 0
-}
-
-// sees remembers the namespaces that an exportTo names.
-func (m *Mesh) sees(e export) export {
-	if !e.public {
-		if e.own != "" {
-			m.scoped[e.own] = true
-		}
-		for n := range e.names {
-			m.scoped[n] = true
-		}
-	}
-	return e
 }

@@ -1,48 +1,39 @@
 package link
 
 import (
-	"slices"
-
 	"github.com/tulle-mesh/tulle/internal/model"
 )
 
-// mtlsIndex resolves PeerAuthentications.
-type mtlsIndex struct {
-	mesh      *model.MTLSPolicy
-	namespace map[string]*model.MTLSPolicy
-	workload  map[string][]*model.MTLSPolicy // by namespace, oldest first
+// nsMTLS is the PeerAuthentications of a namespace: the one for all of it, and
+// those with a selector, oldest first.
+type nsMTLS struct {
+	whole    *model.MTLSPolicy
+	selected []*model.MTLSPolicy
 }
 
-func (x *mtlsIndex) build(m *Mesh, list []*model.MTLSPolicy, n *notices) {
-	x.namespace = map[string]*model.MTLSPolicy{}
-	x.workload = map[string][]*model.MTLSPolicy{}
-	list = slices.Clone(list)
-	slices.SortStableFunc(list, func(a, b *model.MTLSPolicy) int { return byAge(a.Origin, b.Origin) })
-	for _, p := range list {
-		root := p.Namespace == m.Settings.RootNamespace
+func (m *Mesh) makeMTLS(ns string, _ nsMTLS) nsMTLS { return m.mtlsOf(ns, nil) }
+
+func (m *Mesh) mtlsOf(ns string, n *notices) nsMTLS {
+	var out nsMTLS
+	root := ns == m.Settings.RootNamespace
+	for _, p := range m.facts.mtls.get(ns) {
 		switch {
-		case len(p.Selector) > 0:
-			if root {
-				n.code("IST0167").add(model.Warning, model.Unsupported, p.Origin, "a selector has no effect in the root namespace %s; the policy is ignored", p.Namespace)
-				continue
-			}
-			x.workload[p.Namespace] = append(x.workload[p.Namespace], p)
+		case len(p.Selector) > 0 && root:
+			n.code("IST0167").add(model.Warning, model.Unsupported, p.Origin, "a selector has no effect in the root namespace %s; the policy is ignored", p.Namespace)
 			continue
-		case root && x.mesh == nil:
-			x.mesh = p
-		case !root && x.namespace[p.Namespace] == nil:
-			x.namespace[p.Namespace] = p
+		case len(p.Selector) > 0:
+			out.selected = append(out.selected, p)
+			continue
+		case out.whole == nil:
+			out.whole = p
 		default:
-			first := x.mesh
-			if !root {
-				first = x.namespace[p.Namespace]
-			}
-			n.code("IST0167").add(model.Error, model.Conflict, p.Origin, "ignored: %s has the same scope and is older", where(first.Origin))
+			n.code("IST0167").add(model.Error, model.Conflict, p.Origin, "ignored: %s has the same scope and is older", where(out.whole.Origin))
 		}
 		if len(p.Ports) > 0 {
 			n.code("IST0167").add(model.Warning, model.Unsupported, p.Origin, "portLevelMtls needs a selector; it is ignored")
 		}
 	}
+	return out
 }
 
 // serverMTLS is what one workload asks of its clients.
@@ -55,15 +46,16 @@ type serverMTLS struct {
 
 // server resolves the mode of a workload: the narrowest scope that says
 // something, the oldest policy of a scope.
-func (x *mtlsIndex) server(ns string, labels map[string]string) serverMTLS {
+func (m *Mesh) server(ns string, labels map[string]string) serverMTLS {
 	out := serverMTLS{mode: model.MTLSPermissive}
-	if x.mesh != nil && x.mesh.Mode != model.MTLSUnset {
-		out.mode, out.origin = x.mesh.Mode, x.mesh.Origin
+	mesh, own := m.tables.mtls.Get(m.Settings.RootNamespace).whole, m.tables.mtls.Get(ns)
+	if mesh != nil && mesh.Mode != model.MTLSUnset {
+		out.mode, out.origin = mesh.Mode, mesh.Origin
 	}
-	if p := x.namespace[ns]; p != nil && p.Mode != model.MTLSUnset {
+	if p := own.whole; p != nil && ns != m.Settings.RootNamespace && p.Mode != model.MTLSUnset {
 		out.mode, out.origin = p.Mode, p.Origin
 	}
-	for _, p := range x.workload[ns] {
+	for _, p := range own.selected {
 		if !subset(p.Selector, labels) {
 			continue
 		}
@@ -94,4 +86,4 @@ func (s serverMTLS) portOrigin(n uint16) (model.MTLSMode, model.Origin) {
 
 // namespaceMode is the mode that a namespace asks for, port and workload
 // policies left aside.
-func (x *mtlsIndex) namespaceMode(ns string) model.MTLSMode { return x.server(ns, nil).mode }
+func (m *Mesh) namespaceMode(ns string) model.MTLSMode { return m.server(ns, nil).mode }

@@ -1,7 +1,6 @@
 package link
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -10,55 +9,120 @@ import (
 	"github.com/tulle-mesh/tulle/internal/model"
 )
 
-// buildOutbound makes the listeners and route tables of a sidecar.
-func (s *scope) buildOutbound() {
-	if s.client.Capture == model.PortsMode {
-		s.buildPorts()
-		return
+// makeWildPort makes the listener of a port at every address, and its table.
+func (m *Mesh) makeWildPort(k portAt, _ *model.View) *model.View {
+	s, v := k.scope, k.scope.part()
+	w := &wildcardPort{port: k.port}
+	for _, svc := range byAgeOf(m.onPort(s.who.ns, k.port)) {
+		p, _ := svc.port(k.port)
+		s.place(svc, p, w)
 	}
-	s.at = map[netip.AddrPort]bool{}
-	wilds := map[uint16]*wildcardPort{}
-	for port, list := range s.reg.ports {
-		w := &wildcardPort{port: port}
-		wilds[port] = w
-		for _, svc := range byAgeOf(list) {
-			p, _ := svc.port(port)
-			s.place(svc, p, w)
-		}
+	if k.port == 80 && !w.http {
+		// Hosts that no service has at all.
+		w.http = slices.ContainsFunc(m.tables.strangers.Get(k), func(h string) bool { return m.lookup(s.who.ns, h) == nil })
 	}
-	if wilds[80] == nil {
-		wilds[80] = &wildcardPort{port: 80}
+	if o := w.outbound(); o != nil {
+		v.Outbound = append(v.Outbound, o)
 	}
-	for port, w := range wilds {
-		if port == 80 && !w.http && s.strangers() {
-			w.http = true
-		}
-		if o := w.outbound(); o != nil {
-			s.outbound = append(s.outbound, o)
-		}
-		if w.http || w.sniff {
-			s.tables = append(s.tables, s.table(port))
-		}
+	if w.http || w.sniff {
+		v.HTTP = append(v.HTTP, m.tables.httpPorts.Get(k))
 	}
+	return v
 }
 
 // byAgeOf orders services oldest first.
 func byAgeOf(list []*service) []*service {
 	list = slices.Clone(list)
-	slices.SortStableFunc(list, func(a, b *service) int { return byAge(a.Origin, b.Origin) })
+	slices.SortFunc(list, func(a, b *service) int { return servicesByAge(a.Service, b.Service) })
 	return list
 }
 
-// strangers reports whether port 80 has hosts of route sets that no service has.
-func (s *scope) strangers() bool {
-	for _, b := range s.bound(80) {
-		for _, h := range b.hosts {
-			if s.reg.byHost[h] == nil {
-				return true
+// makeDoors makes the listeners at the addresses of a service, for ports that
+// do not speak HTTP.
+func (m *Mesh) makeDoors(k hostAt, _ *model.View) *model.View {
+	s, v := k.scope, k.scope.part()
+	svc := m.lookup(s.who.ns, k.host)
+	if svc == nil || svc.Host != k.host {
+		return v
+	}
+	done := map[uint16]bool{}
+	for _, p := range svc.Ports {
+		if p.Protocol == model.UDP || done[p.Number] {
+			continue
+		}
+		done[p.Number] = true
+		if p.Protocol.IsHTTP() {
+			continue
+		}
+		single, _ := s.addresses(svc, p)
+		for _, a := range single {
+			if s.holder(a, p.Number) == svc { // else another service has the address: told by Link
+				v.Outbound = append(v.Outbound, s.addressListener(svc, p, a))
+			}
+		}
+		if p.Protocol == model.Sniff && len(single) > 0 {
+			v.HTTP = append(v.HTTP, s.serviceTable(svc, p.Number))
+		}
+	}
+	return v
+}
+
+// addresses at which connections for a service's port arrive: those of the
+// service, or of its endpoints (headless); and ranges of them.
+func (s *Scope) addresses(svc *service, p model.Port) (single []netip.Addr, nets []netip.Prefix) {
+	for _, a := range svc.Addresses {
+		if a.IsSingleIP() {
+			single = append(single, a.Addr().Unmap())
+		} else {
+			nets = append(nets, a.Masked())
+		}
+	}
+	if len(svc.Addresses) == 0 && svc.Resolution == model.Passthrough {
+		single = s.m.endpointAddresses(svc, p)
+	}
+	return single, nets
+}
+
+// holder is the service to which connections to an address and port go: the
+// oldest of those that have it.
+func (s *Scope) holder(a netip.Addr, port uint16) *service {
+	text := a.String()
+	var hosts []string
+	for _, x := range s.m.facts.names.get(text) {
+		if svc, ok := x.(*model.Service); ok {
+			hosts = append(hosts, svc.Host)
+		}
+	}
+	for _, x := range s.m.facts.names.get("[" + text + "]") {
+		if svc, ok := x.(*model.Service); ok {
+			hosts = append(hosts, svc.Host)
+		}
+	}
+	for _, x := range s.m.facts.listed.get(text) {
+		hosts = append(hosts, x.Host)
+	}
+	for _, w := range s.m.facts.addressed.get(text) {
+		for _, x := range s.m.facts.headless.get(w.Namespace) {
+			if len(x.Selector) > 0 && subset(x.Selector, w.Labels) {
+				hosts = append(hosts, x.Host)
 			}
 		}
 	}
-	return false
+	var best *service
+	for _, h := range hosts {
+		svc := s.m.lookup(s.who.ns, h)
+		if svc == nil || svc.Host != h || svc == best {
+			continue
+		}
+		p, ok := svc.port(port)
+		if !ok || p.Protocol.IsHTTP() {
+			continue
+		}
+		if single, _ := s.addresses(svc, p); slices.Contains(single, a) && (best == nil || servicesByAge(svc.Service, best.Service) < 0) {
+			best = svc
+		}
+	}
+	return best
 }
 
 // wildcardPort gathers what shares the listener 0.0.0.0_port.
@@ -98,39 +162,18 @@ func (w *wildcardPort) outbound() *model.Outbound {
 	return o
 }
 
-// place decides where connections to a service port arrive: at its addresses,
-// at those of its endpoints (headless), or at the port alone.
-func (s *scope) place(svc *service, p model.Port, w *wildcardPort) {
+// place adds to a port's listener what a service has there: all of it when it
+// speaks HTTP, else what does not arrive at addresses of its own.
+func (s *Scope) place(svc *service, p model.Port, w *wildcardPort) {
 	if p.Protocol.IsHTTP() {
 		w.http = true
 		w.origins = append(w.origins, svc.Origin)
 		return
 	}
-	var single []netip.Addr
-	var nets []netip.Prefix
-	for _, a := range svc.Addresses {
-		if a.IsSingleIP() {
-			single = append(single, a.Addr().Unmap())
-		} else {
-			nets = append(nets, a.Masked())
-		}
-	}
-	if len(svc.Addresses) == 0 && svc.Resolution == model.Passthrough {
-		single = endpointAddresses(svc, p)
-		if len(single) == 0 && (svc.Kubernetes || len(svc.Selector) > 0) {
-			return
-		}
-	}
-	for _, a := range single {
-		at := netip.AddrPortFrom(a, p.Number)
-		if s.at[at] {
-			continue // another service has the address: told by Link
-		}
-		s.at[at] = true
-		s.outbound = append(s.outbound, s.addressListener(svc, p, a))
-	}
-	if p.Protocol == model.Sniff && len(single) > 0 {
-		s.tables = append(s.tables, s.serviceTable(svc, p.Number))
+	single, nets := s.addresses(svc, p)
+	headless := len(svc.Addresses) == 0 && svc.Resolution == model.Passthrough
+	if headless && len(single) == 0 && (svc.Kubernetes || len(svc.Selector) > 0) {
+		return
 	}
 	if len(single) > 0 && len(nets) == 0 {
 		return
@@ -143,9 +186,9 @@ func (s *scope) place(svc *service, p model.Port, w *wildcardPort) {
 }
 
 // endpointAddresses of a headless service.
-func endpointAddresses(svc *service, p model.Port) []netip.Addr {
+func (m *Mesh) endpointAddresses(svc *service, p model.Port) []netip.Addr {
 	var out []netip.Addr
-	for _, e := range svc.at(p) {
+	for _, e := range m.at(svc, p) {
 		a, err := netip.ParseAddr(e.Address)
 		if err != nil || slices.Contains(out, a.Unmap()) {
 			continue
@@ -155,7 +198,7 @@ func endpointAddresses(svc *service, p model.Port) []netip.Addr {
 	return out
 }
 
-func (s *scope) addressListener(svc *service, p model.Port, a netip.Addr) *model.Outbound {
+func (s *Scope) addressListener(svc *service, p model.Port, a netip.Addr) *model.Outbound {
 	o := &model.Outbound{
 		Name: a.String() + "_" + strconv.Itoa(int(p.Number)), Address: a, Port: p.Number,
 		Protocol: p.Protocol, Origin: svc.Origin,
@@ -234,7 +277,7 @@ func narrowest(r *model.TCPRoute) int {
 // tcpRoutes settles the L4 rules for a service port. nets limit them to the
 // service's address ranges; byName asks for the SNI where nothing else tells
 // services apart.
-func (s *scope) tcpRoutes(svc *service, p model.Port, nets []netip.Prefix, byName bool) []*model.TCPRoute {
+func (s *Scope) tcpRoutes(svc *service, p model.Port, nets []netip.Prefix, byName bool) []*model.TCPRoute {
 	at := s.site(p.Number)
 	if p.Protocol.IsTLS() {
 		var out []*model.TCPRoute
@@ -262,34 +305,25 @@ func (s *scope) tcpRoutes(svc *service, p model.Port, nets []netip.Prefix, byNam
 	return append(out, s.ownRoute(at, svc, nets))
 }
 
-func (s *scope) ownRoute(at *site, svc *service, nets []netip.Prefix) *model.TCPRoute {
+func (s *Scope) ownRoute(at *site, svc *service, nets []netip.Prefix) *model.TCPRoute {
 	b, _ := at.backend(&model.Backend{Host: svc.Host, Port: at.port, Weight: 100})
 	b.Origin = svc.Origin
 	return &model.TCPRoute{Subnets: nets, Backends: []model.RouteBackend{b}, Origin: svc.Origin}
 }
 
-// setsFor lists the route sets with a host that covers a service's.
-func (s *scope) setsFor(host string) []*routeSet {
-	want := map[*routeSet]bool{}
-	for _, r := range s.exact[host] {
-		want[r] = true
-	}
-	for _, w := range s.wilds {
-		if under(w, host) {
-			for _, r := range s.exact[w] {
-				want[r] = true
+// setsFor lists the route sets with a host that covers a service's, in their
+// order of precedence.
+func (s *Scope) setsFor(host string) []*routeSet {
+	out := s.m.meshSets(s.who.ns, host)
+	for _, w := range s.m.meshWilds(host) {
+		for _, r := range s.m.meshSets(s.who.ns, w) {
+			if !slices.Contains(out, r) {
+				out = append(out, r)
 			}
 		}
 	}
-	return s.ordered(want)
-}
-
-// ordered lists route sets in their order of precedence.
-func (s *scope) ordered(set map[*routeSet]bool) []*routeSet {
-	if len(set) == 0 {
-		return nil
-	}
-	return slices.SortedFunc(maps.Keys(set), func(a, b *routeSet) int { return s.order[a] - s.order[b] })
+	slices.SortStableFunc(out, precedes(s.who.ns))
+	return out
 }
 
 // tlsRules settles a route set's TLS rules for a site. A match that repeats an
@@ -384,13 +418,13 @@ func prefixes(list []string) []netip.Prefix {
 	return out
 }
 
-// buildPorts makes one real socket per dependency, and the HTTP proxy.
-func (s *scope) buildPorts() {
-	c := &s.client
+// portsView makes one real socket per dependency, and the HTTP proxy.
+func (s *Scope) portsView() *model.View {
+	c, v := &s.client, s.part()
 	for _, key := range sortedKeys(c.Local) {
 		host, num, ok := strings.Cut(key, ":")
 		port, err := strconv.ParseUint(num, 10, 16)
-		svc := s.reg.byHost[s.m.fqdn(host, c.Namespace)]
+		svc := s.m.lookup(c.Namespace, s.m.fqdn(host, c.Namespace))
 		if !ok || err != nil || svc == nil {
 			continue
 		}
@@ -405,22 +439,23 @@ func (s *scope) buildPorts() {
 		}
 		if p.Protocol.IsHTTP() || p.Protocol == model.Sniff {
 			o.Table = hostPort(svc.Host, p.Number)
-			if !slices.ContainsFunc(s.tables, func(t *model.HTTPTable) bool { return t.Name == o.Table }) {
-				s.tables = append(s.tables, s.serviceTable(svc, p.Number))
+			if !slices.ContainsFunc(v.HTTP, func(t *model.HTTPTable) bool { return t.Name == o.Table }) {
+				v.HTTP = append(v.HTTP, s.serviceTable(svc, p.Number))
 			}
 		}
 		if !p.Protocol.IsHTTP() {
 			o.TCP = distinct(s.tcpRoutes(svc, p, nil, false))
 		}
-		s.outbound = append(s.outbound, o)
+		v.Outbound = append(v.Outbound, o)
 	}
 	if !c.HTTPProxy.IsValid() {
-		return
+		return v
 	}
 	t := s.proxyTable()
-	s.tables = append(s.tables, t)
-	s.outbound = append(s.outbound, &model.Outbound{
+	v.HTTP = append(v.HTTP, t)
+	v.Outbound = append(v.Outbound, &model.Outbound{
 		Name: "http_proxy", Address: c.HTTPProxy.Addr(), Port: c.HTTPProxy.Port(),
 		Bind: true, Protocol: model.HTTP, Table: t.Name, HTTPProxy: true,
 	})
+	return v
 }

@@ -14,7 +14,6 @@ import (
 type site struct {
 	m       *Mesh
 	who     who
-	reg     *registry
 	gateway string // "mesh" or ns/name
 	port    uint16 // of the listener; for gateways the port in the Gateway
 	tls     bool   // requests arrive over TLS that is opened here
@@ -299,7 +298,7 @@ func (s *site) backends(list []model.Backend, o model.Origin) ([]model.RouteBack
 // backend resolves one destination to its cluster.
 func (s *site) backend(b *model.Backend) (model.RouteBackend, *model.HashKey) {
 	out := model.RouteBackend{Weight: b.Weight, Headers: b.Headers, Origin: b.Origin}
-	svc := s.reg.byHost[b.Host]
+	svc := s.m.lookup(s.who.ns, b.Host)
 	port := b.Port
 	if port == 0 && svc != nil {
 		port = svc.only()

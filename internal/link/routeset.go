@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -16,39 +17,27 @@ type routeSet struct {
 	tcp    []model.TCPRule
 }
 
-// routeIndex finds route sets by the gateway they are bound to ("mesh" is one).
-type routeIndex struct {
-	byGateway map[string][]*routeSet // oldest first
-	delegates map[model.Ref]*routeSet
-	all       []*routeSet // those with hosts, oldest first
+// linked is a route set with complete names and its delegates merged in.
+func (m *Mesh) linked(r *model.RouteSet) *routeSet { return m.tables.routeSets.Get(r) }
+
+func (m *Mesh) makeRouteSet(r *model.RouteSet, _ *routeSet) *routeSet {
+	s := m.completed(r)
+	s.http = m.delegated(s, nil)
+	return s
 }
 
-func (m *Mesh) buildRoutes(list []*model.RouteSet, n *notices) {
-	list = slices.Clone(list)
-	slices.SortStableFunc(list, func(a, b *model.RouteSet) int { return byAge(a.Origin, b.Origin) })
-	x := &m.routes
-	x.byGateway, x.delegates = map[string][]*routeSet{}, map[model.Ref]*routeSet{}
-	for _, r := range list {
-		s := m.completed(r)
-		if len(r.Hosts) == 0 {
-			x.delegates[model.Ref{Namespace: r.Namespace, Name: r.Name}] = s
-			continue
-		}
-		x.all = append(x.all, s)
+// delegate finds a route set without hosts, its names completed; nil: none.
+func (m *Mesh) delegate(ref model.Ref) *routeSet {
+	l := m.facts.delegates.get(ref)
+	if len(l) == 0 {
+		return nil
 	}
-	for _, s := range x.all {
-		s.http = m.delegated(s, n)
-		for _, g := range s.Gateways {
-			if !slices.Contains(x.byGateway[g], s) {
-				x.byGateway[g] = append(x.byGateway[g], s)
-			}
-		}
-	}
+	return m.completed(l[len(l)-1])
 }
 
 // completed copies the rules with full host names.
 func (m *Mesh) completed(r *model.RouteSet) *routeSet {
-	s := &routeSet{RouteSet: r, export: m.sees(newExport(exportTo(r.ExportTo, m.Settings.RouteExportTo), r.Namespace))}
+	s := &routeSet{RouteSet: r, export: newExport(exportTo(r.ExportTo, m.Settings.RouteExportTo), r.Namespace)}
 	for _, h := range r.Hosts {
 		s.hosts = append(s.hosts, m.fqdn(h, r.Namespace))
 	}
@@ -79,24 +68,51 @@ func (m *Mesh) completed(r *model.RouteSet) *routeSet {
 	return s
 }
 
-// routesFor lists what a namespace sees bound to a gateway: private ones, then
-// those exported to it, then public ones; oldest first in each.
+// routesFor lists what a namespace sees bound to a gateway ("mesh" is one):
+// private ones, then those exported to it, then public ones; oldest first in
+// each.
 func (m *Mesh) routesFor(gateway, ns string) []*routeSet {
-	all := m.routes.byGateway[gateway]
-	plain := true
-	for _, s := range all {
-		plain = plain && s.export.public
-	}
-	if plain {
-		return all
-	}
 	var out []*routeSet
-	for rank := range 3 {
-		for _, s := range all {
-			if s.export.to(ns) && s.export.rank(ns) == rank {
+	for _, r := range m.facts.routes.get(gateway) {
+		if s := m.linked(r); s.export.to(ns) {
+			out = append(out, s)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b *routeSet) int { return a.export.rank(ns) - b.export.rank(ns) })
+	return out
+}
+
+// precedes orders the route sets that a namespace sees as routesFor does.
+func precedes(ns string) func(a, b *routeSet) int {
+	return func(a, b *routeSet) int {
+		return cmp.Or(a.export.rank(ns)-b.export.rank(ns), byAge(a.Origin, b.Origin))
+	}
+}
+
+// meshSets lists the route sets that name a host, wildcard hosts as they are
+// written, and that a namespace's sidecars see, in their order of precedence.
+func (m *Mesh) meshSets(ns, host string) []*routeSet {
+	var out []*routeSet
+	for _, x := range m.facts.names.get(host) {
+		if r, ok := x.(*model.RouteSet); ok {
+			if s := m.linked(r); s.export.to(ns) && slices.Contains(s.hosts, host) {
 				out = append(out, s)
 			}
 		}
 	}
+	slices.SortStableFunc(out, precedes(ns))
+	return out
+}
+
+// meshWilds lists the wildcard hosts of all sidecars' route sets that cover a
+// host, longest first.
+func (m *Mesh) meshWilds(host string) []string {
+	var out []string
+	for _, w := range m.facts.wilds.get() {
+		if under(w, host) {
+			out = append(out, w)
+		}
+	}
+	longestFirst(out)
 	return out
 }

@@ -24,7 +24,7 @@ func newSecrets(m *Mesh, c *model.Client) *secrets {
 
 // space is where the secret of a Gateway's server is looked for.
 func (s *secrets) space(name, gateway string) string {
-	if s.near && s.m.secrets[model.Ref{Namespace: s.ns, Name: name}] == nil {
+	if s.near && s.m.secret(s.ns, name) == nil {
 		return gateway
 	}
 	return s.ns
@@ -88,9 +88,18 @@ func Bundle(s *model.Secret) model.Sensitive {
 	return s.Data["cacert"]
 }
 
+// secret by name, the youngest of that name; nil: none.
+func (m *Mesh) secret(ns, name string) *model.Secret {
+	l := m.facts.secrets.get(model.Ref{Namespace: ns, Name: name})
+	if len(l) == 0 {
+		return nil
+	}
+	return l[len(l)-1]
+}
+
 // credential finds a usable key pair, or says why there is none.
 func (m *Mesh) credential(ns, name string) (*model.Secret, string) {
-	x := m.secrets[model.Ref{Namespace: ns, Name: name}]
+	x := m.secret(ns, name)
 	if x == nil {
 		return nil, m.noSecret(ns, name)
 	}
@@ -107,15 +116,13 @@ func (m *Mesh) credential(ns, name string) (*model.Secret, string) {
 // noSecret says that a secret is missing, and where another of its name is.
 func (m *Mesh) noSecret(ns, name string) string {
 	var other []string
-	for r := range m.secrets {
-		if r.Name == name {
-			other = append(other, r.Namespace)
-		}
+	for _, x := range m.facts.secretName.get(name) {
+		other = append(other, x.Namespace)
 	}
 	t := fmt.Sprintf("Secret %s/%s is not there", ns, name)
 	if len(other) > 0 {
 		slices.Sort(other)
-		t += fmt.Sprintf("; one of that name is in namespace %s, but secrets are read in the gateway's own", strings.Join(other, ", "))
+		t += fmt.Sprintf("; one of that name is in namespace %s, but secrets are read in the gateway's own", strings.Join(slices.Compact(other), ", "))
 	}
 	return t
 }
@@ -130,9 +137,9 @@ func keys(x *model.Secret) string {
 // bundle finds the CA certificates that go with a credential: in the secret
 // itself, or in the one with "-cacert" behind its name, which wins.
 func (m *Mesh) bundle(ns, name string) (*model.Secret, string) {
-	x := m.secrets[model.Ref{Namespace: ns, Name: name + "-cacert"}]
+	x := m.secret(ns, name+"-cacert")
 	if x == nil {
-		x = m.secrets[model.Ref{Namespace: ns, Name: name}]
+		x = m.secret(ns, name)
 	}
 	ca := Bundle(x)
 	if len(ca) == 0 {

@@ -1,22 +1,25 @@
 package link
 
 import (
+	"reflect"
 	"slices"
 
 	"github.com/tulle-mesh/tulle/internal/model"
 )
 
-// service is a model.Service with its resolved endpoints.
+// service is a model.Service as clients see it. It stays the same while only
+// its endpoints change: they are asked of the Mesh.
 type service struct {
-	*model.Service
-	export    export
-	also      []string // identities that ServiceEntries of the same host and namespace add
-	endpoints []endpoint
-	mu        endpointMemo
+	*model.Service // without Endpoints
+	export         export
+	also           []string // identities that ServiceEntries of the same host and namespace add
+	stands         string   // the name that an ExternalName stands for
 }
 
 // port finds a TCP port by number.
-func (s *service) port(n uint16) (model.Port, bool) {
+func (s *service) port(n uint16) (model.Port, bool) { return tcpPort(s.Service, n) }
+
+func tcpPort(s *model.Service, n uint16) (model.Port, bool) {
 	for _, p := range s.Ports {
 		if p.Number == n && p.Protocol != model.UDP {
 			return p, true
@@ -33,51 +36,62 @@ func (s *service) only() uint16 {
 	return 0
 }
 
-func (m *Mesh) buildServices(list []*model.Service, n *notices) {
-	m.byHost = map[string][]*service{}
-	list = slices.Clone(list)
-	slices.SortStableFunc(list, func(a, b *model.Service) int { return byAge(a.Origin, b.Origin) })
-	for _, s := range list {
-		if m.decorates(s, n) {
+// makeHost lists the services of a host: those of Kubernetes own it, then the
+// oldest does. Objects that repeat one of their own namespace are left out.
+func (m *Mesh) makeHost(host string, old []*service) []*service {
+	var out []*service
+	for _, s := range m.facts.hosts.get(host) {
+		if repeated(out, s) != nil {
 			continue
 		}
-		x := &service{Service: s, export: m.sees(newExport(exportTo(s.ExportTo, m.Settings.ServiceExportTo), s.Namespace))}
-		x.endpoints = m.endpointsOf(s)
-		m.services = append(m.services, x)
-		m.byHost[s.Host] = append(m.byHost[s.Host], x)
+		head := *s
+		head.Endpoints = nil
+		out = append(out, &service{Service: &head, export: newExport(exportTo(s.ExportTo, m.Settings.ServiceExportTo), s.Namespace), stands: external(s)})
 	}
-	// Kubernetes owns its hosts; otherwise the oldest does.
-	for _, l := range m.byHost {
-		slices.SortStableFunc(l, func(a, b *service) int {
-			switch {
-			case a.Kubernetes && !b.Kubernetes:
-				return -1
-			case b.Kubernetes && !a.Kubernetes:
-				return 1
-			}
-			return 0
-		})
-		for _, s := range l[1:] {
-			if l[0].Kubernetes && s.Namespace == l[0].Namespace {
-				l[0].also = append(l[0].also, s.SANs...)
+	slices.SortStableFunc(out, func(a, b *service) int {
+		switch {
+		case a.Kubernetes && !b.Kubernetes:
+			return -1
+		case b.Kubernetes && !a.Kubernetes:
+			return 1
+		}
+		return 0
+	})
+	for i, s := range out {
+		if i > 0 && out[0].Kubernetes && s.Namespace == out[0].Namespace {
+			out[0].also = append(out[0].also, s.SANs...)
+		}
+	}
+	for i, s := range out {
+		for _, o := range old {
+			if reflect.DeepEqual(o, s) {
+				out[i] = o
 			}
 		}
 	}
+	return out
 }
 
-// decorates reports whether s repeats a host of its own namespace that another
-// Service serves: a Kubernetes Service, or else the oldest.
-func (m *Mesh) decorates(s *model.Service, n *notices) bool {
-	for _, x := range m.byHost[s.Host] {
-		if x.Namespace != s.Namespace {
-			continue
-		}
-		if x.Origin.Object() == s.Origin.Object() {
-			n.code("TUL0112").add(model.Error, model.Duplicate, s.Origin, "%s is already given by %s", s.Host, where(x.Origin))
-			return true
+// repeated is the service of the list that gives the same host by the same
+// object as s.
+func repeated(list []*service, s *model.Service) *service {
+	for _, x := range list {
+		if x.Namespace == s.Namespace && x.Origin.Object() == s.Origin.Object() {
+			return x
 		}
 	}
-	return false
+	return nil
+}
+
+// source is the user's service behind s, with its listed endpoints; nil: it is
+// no more.
+func (m *Mesh) source(s *service) *model.Service {
+	for _, x := range m.facts.hosts.get(s.Host) {
+		if x.Namespace == s.Namespace && x.Origin.Object() == s.Origin.Object() {
+			return x
+		}
+	}
+	return nil
 }
 
 // where names an object for the text of a notice.
@@ -88,51 +102,96 @@ func where(o model.Origin) string {
 	return o.Object()
 }
 
-// registry is the services that one namespace sees, one per host.
-type registry struct {
-	list   []*service // by host
-	byHost map[string]*service
-	ports  map[uint16][]*service // services that have the port, by host
-	// aliases are hosts of ExternalNames that stand for a service of the list,
-	// by its host; byHost leads from them to it.
-	aliases map[string][]string
+// sight is what a namespace sees of the mesh: its name, or "" for those that no
+// exportTo names, which see alike.
+func (m *Mesh) sight(ns string) string {
+	if len(m.facts.exports.get(ns)) > 0 {
+		return ns
+	}
+	return ""
 }
 
-// registry of a namespace; namespaces that no exportTo names share one.
-func (m *Mesh) registry(ns string) *registry {
-	key := ns
-	if !m.scoped[ns] {
-		key = ""
+// lookup finds the service that a host is for a namespace: the one that gives
+// it, or the one that an ExternalName stands for when the namespace sees it. One
+// that leads outside is a service of its own. nil: none.
+func (m *Mesh) lookup(ns, host string) *service {
+	return m.tables.lookup.Get(nsHost{m.sight(ns), host})
+}
+
+func (m *Mesh) makeLookup(k nsHost, _ *service) *service {
+	s := owner(m.tables.hosts.Get(k.host), k.ns)
+	if s == nil || s.stands == "" {
+		return s
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if r := m.registries[key]; r != nil {
-		return r
-	}
-	r := &registry{byHost: map[string]*service{}, ports: map[uint16][]*service{}}
-	for host, l := range m.byHost {
-		if s := owner(l, ns); s != nil {
-			r.byHost[host] = s
-			r.list = append(r.list, s)
+	to := s
+	for range maxAliases {
+		next := owner(m.tables.hosts.Get(to.stands), k.ns)
+		if to.stands == "" || next == nil {
+			break
 		}
+		to = next
 	}
-	r.resolveAliases()
-	slices.SortFunc(r.list, func(a, b *service) int {
-		if a.Host < b.Host {
-			return -1
-		}
-		return 1
+	if to != s && (to.stands == "" || owner(m.tables.hosts.Get(to.stands), k.ns) == nil) {
+		return to
+	}
+	return s
+}
+
+// visible lists what a namespace sees, by host, without aliases.
+func (m *Mesh) visible(ns string) []*service { return m.tables.visible.Get(m.sight(ns)) }
+
+func (m *Mesh) makeVisible(sight string, _ []*service) []*service {
+	return m.seenOf(sight, m.facts.services.get(struct{}{}))
+}
+
+// onPort lists what a namespace sees with a TCP port, by host.
+func (m *Mesh) onPort(ns string, port uint16) []*service {
+	return m.tables.onPort.Get(sightPort{m.sight(ns), port})
+}
+
+func (m *Mesh) makeOnPort(k sightPort, _ []*service) []*service {
+	return slices.DeleteFunc(m.seenOf(k.sight, m.facts.ports.get(k.port)), func(s *service) bool {
+		_, ok := s.port(k.port)
+		return !ok
 	})
-	for _, s := range r.list {
-		for i, p := range s.Ports {
-			if p.Protocol == model.UDP || slices.ContainsFunc(s.Ports[:i], func(q model.Port) bool { return q.Number == p.Number && q.Protocol != model.UDP }) {
-				continue
-			}
-			r.ports[p.Number] = append(r.ports[p.Number], s)
+}
+
+type sightPort struct {
+	sight string
+	port  uint16
+}
+
+func (m *Mesh) seenOf(sight string, list []*model.Service) []*service {
+	var out []*service
+	last := ""
+	for _, x := range list {
+		if x.Host == last {
+			continue
+		}
+		last = x.Host
+		if s := m.tables.lookup.Get(nsHost{sight, x.Host}); s != nil && s.Host == x.Host {
+			out = append(out, s)
 		}
 	}
-	m.registries[key] = r
-	return r
+	return out
+}
+
+// portsOf lists the TCP ports that services have.
+func portsOf(list []*service) []uint16 {
+	have := map[uint16]bool{}
+	for _, s := range list {
+		for _, p := range s.Ports {
+			have[p.Number] = have[p.Number] || p.Protocol != model.UDP
+		}
+	}
+	var out []uint16
+	for p, tcp := range have {
+		if tcp {
+			out = append(out, p)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // owner of a host for a client namespace: a Kubernetes Service it sees, else
@@ -157,44 +216,36 @@ func owner(l []*service, ns string) *service {
 const maxAliases = 8
 
 // external is the name that an ExternalName Service stands for, or "".
-func (s *service) external() string {
+func external(s *model.Service) string {
 	if s.Kubernetes && s.External && len(s.Endpoints) == 1 {
 		return s.Endpoints[0].Address
 	}
 	return ""
 }
 
-// resolveAliases takes the ExternalNames of services that the namespace sees
-// out of the list: they are other names of these, with their endpoints and
-// policies. One that leads outside stays a service of its own.
-func (r *registry) resolveAliases() {
-	found := map[string]*service{}
-	for host, s := range r.byHost {
-		to := s
-		for range maxAliases {
-			next := r.byHost[to.external()]
-			if next == nil {
-				break
-			}
-			to = next
+// aliases lists, by the host of a service that the namespace sees, the
+// ExternalNames that stand for it.
+func (m *Mesh) aliases(ns string) map[string][]string { return m.tables.aliases.Get(m.sight(ns)) }
+
+func (m *Mesh) makeAliases(sight string, _ map[string][]string) map[string][]string {
+	out := map[string][]string{}
+	last := ""
+	for _, x := range m.facts.aliases.get(struct{}{}) {
+		if x.Host == last {
+			continue
 		}
-		if to != s && r.byHost[to.external()] == nil {
-			found[host] = to
+		last = x.Host
+		if s := m.tables.lookup.Get(nsHost{sight, x.Host}); s != nil && s.Host != x.Host {
+			out[s.Host] = append(out[s.Host], x.Host)
 		}
 	}
-	r.aliases = map[string][]string{}
-	for _, host := range sortedKeys(found) {
-		to := found[host]
-		r.aliases[to.Host] = append(r.aliases[to.Host], host)
-		r.byHost[host] = to
-	}
-	r.list = slices.DeleteFunc(r.list, func(s *service) bool { return found[s.Host] != nil })
+	return out
 }
 
 // aliasOf lists every alias with the host that it stands for; nil: none.
-func (r *registry) aliasOf() map[string]string {
+func (m *Mesh) aliasOf(ns string) map[string]string {
 	var out map[string]string
-	for host, list := range r.aliases {
+	for host, list := range m.aliases(ns) {
 		for _, a := range list {
 			if out == nil {
 				out = map[string]string{}

@@ -7,26 +7,32 @@ import (
 )
 
 // Workloads lists all workloads, with the sidecars that those which are only
-// described will have. The slice and what it holds are shared: do not modify.
-func (m *Mesh) Workloads() []*model.Workload { return m.workloads.list }
-
-// PortMTLS is the mode that a workload's sidecar has at one of its ports.
-func (m *Mesh) PortMTLS(w *model.Workload, port uint16) model.MTLSMode {
-	return m.mtls.server(w.Namespace, w.Labels).port(port)
+// described will have, by namespace and name. The workloads are shared: do not
+// modify.
+func (m *Mesh) Workloads() (out []*model.Workload) {
+	m.book.Do(func() { out = m.withSidecars(m.facts.workloads.get(struct{}{})) })
+	return out
 }
 
-// withSidecars settles Injection: files hold pods as users write them, before
-// an injector has seen them. This is the only place that knows; explain, auto
-// mTLS and standalone read MTLS.
+// PortMTLS is the mode that a workload's sidecar has at one of its ports.
+func (m *Mesh) PortMTLS(w *model.Workload, port uint16) (mode model.MTLSMode) {
+	m.book.Do(func() { mode = m.server(w.Namespace, w.Labels).port(port) })
+	return mode
+}
+
+// sidecar settles Injection: files hold pods as users write them, before an
+// injector has seen them. This is the only place that knows; explain, auto mTLS
+// and standalone read MTLS.
+func (m *Mesh) sidecar(w *model.Workload) bool { return w.MTLS || !w.Gateway && m.injects(w) }
+
 func (m *Mesh) withSidecars(list []*model.Workload) []*model.Workload {
 	list = slices.Clone(list)
 	for i, w := range list {
-		if w.MTLS || w.Gateway || !m.injects(w) {
-			continue
+		if !w.MTLS && m.sidecar(w) {
+			with := *w
+			with.MTLS = true
+			list[i] = &with
 		}
-		with := *w
-		with.MTLS = true
-		list[i] = &with
 	}
 	return list
 }
@@ -41,8 +47,8 @@ func (m *Mesh) injects(w *model.Workload) bool {
 		return false
 	}
 	var labels map[string]string
-	if ns := m.namespaces[w.Namespace]; ns != nil {
-		labels = ns.Labels
+	if l := m.facts.namespaces.get(w.Namespace); len(l) > 0 {
+		labels = l[len(l)-1].Labels
 	}
 	switch labels["istio-injection"] {
 	case "enabled":

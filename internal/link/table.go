@@ -1,6 +1,8 @@
 package link
 
 import (
+	"cmp"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -8,188 +10,351 @@ import (
 	"github.com/tulle-mesh/tulle/internal/model"
 )
 
-// bound is a route set's routes for one port, with the hosts they serve.
-type bound struct {
-	routes   []*model.Route
-	hosts    []string   // not in the registry
-	services []*service // in the registry
-	origin   model.Origin
+// Keys of what is remembered for a scope.
+type (
+	portAt struct {
+		scope *Scope
+		port  uint16
+	}
+	hostAt struct {
+		scope *Scope
+		port  uint16
+		host  string
+	}
+	setAt struct {
+		scope *Scope
+		port  uint16
+		set   *routeSet
+	}
+)
+
+// speaksHTTP reports whether a service's port carries, or may carry, requests.
+func (s *service) speaksHTTP(port uint16) bool {
+	p, ok := s.port(port)
+	return ok && (p.Protocol.IsHTTP() || p.Protocol == model.Sniff)
 }
 
-// bind finds the route sets that act on a port, oldest first, and then gives
-// every other service its own route. Hosts that no service has act on port 80
-// only, or where another host of the same set has a service.
-func (s *scope) bind(port uint16) []bound {
-	at := s.site(port)
-	here := map[string]*service{}
-	for _, svc := range s.reg.ports[port] {
-		here[svc.Host] = svc
+// here is the service that a host is at a port, not by another name; nil: none.
+func (s *Scope) here(port uint16, host string) *service {
+	svc := s.m.lookup(s.who.ns, host)
+	if svc == nil || svc.Host != host {
+		return nil
 	}
-	var out []bound
-	owned := map[string]bool{}
-	for _, r := range s.candidates(port, here) {
-		b := s.split(r, here)
-		b.services = slices.DeleteFunc(b.services, func(x *service) bool {
-			p, _ := x.port(port)
-			return !p.Protocol.IsHTTP() && p.Protocol != model.Sniff
-		})
-		if len(b.services) == 0 && port != 80 {
-			continue
-		}
-		if b.routes = at.httpRoutes(r); len(b.routes) == 0 {
-			continue
-		}
-		for _, x := range b.services {
-			owned[x.Host] = true
-		}
-		out = append(out, b)
+	if _, ok := svc.port(port); !ok {
+		return nil
 	}
-	for _, svc := range s.reg.ports[port] {
-		p, _ := svc.port(port)
-		if owned[svc.Host] || !p.Protocol.IsHTTP() && p.Protocol != model.Sniff {
-			continue
-		}
-		out = append(out, bound{routes: at.serviceRoute(svc), services: []*service{svc}, origin: svc.Origin})
-	}
-	return out
+	return svc
 }
 
-// candidates are the route sets that may say something on a port, in their
-// order of precedence.
-func (s *scope) candidates(port uint16, here map[string]*service) []*routeSet {
-	if port == 80 {
-		return s.routes
-	}
-	want := map[*routeSet]bool{}
-	for host := range here {
-		for _, r := range s.exact[host] {
-			want[r] = true
-		}
-		if w := s.mostSpecific(host); w != nil {
-			want[w] = true
-		}
-	}
-	return s.ordered(want)
+// httpRoutes of a route set at a port; nil: none.
+func (s *Scope) httpRoutes(port uint16, r *routeSet) []*model.Route {
+	return s.m.tables.routes.Get(setAt{s, port, r})
 }
 
-// mostSpecific finds the route set that a service belongs to: one that names
-// it, else the one with the longest wildcard; the first of those.
-func (s *scope) mostSpecific(host string) *routeSet {
-	if l := s.exact[host]; len(l) > 0 && !wild(host) {
-		return l[0]
+func (m *Mesh) makeRoutes(k setAt, _ []*model.Route) []*model.Route {
+	return k.scope.site(k.port).httpRoutes(k.set)
+}
+
+// speakers lists the route sets that may speak for a host: those that name it,
+// else the first of those with the longest wildcard that covers it.
+func (s *Scope) speakers(host string) []*routeSet {
+	if !wild(host) {
+		if l := s.m.meshSets(s.who.ns, host); len(l) > 0 {
+			return l
+		}
 	}
-	for _, w := range s.wilds {
-		if under(w, host) {
-			return s.exact[w][0]
+	for _, w := range s.m.meshWilds(host) {
+		if l := s.m.meshSets(s.who.ns, w); len(l) > 0 {
+			return l[:1]
 		}
 	}
 	return nil
 }
 
-// split sorts a route set's hosts into services of the port and others.
-func (s *scope) split(r *routeSet, here map[string]*service) bound {
-	b := bound{origin: r.Origin}
+// ruled finds the route set that owns a service at a port, and its routes there;
+// nil: none does.
+func (s *Scope) ruled(svc *service, port uint16) (*routeSet, []*model.Route) {
+	for _, r := range s.speakers(svc.Host) {
+		if routes := s.httpRoutes(port, r); len(routes) > 0 {
+			return r, routes
+		}
+	}
+	return nil, nil
+}
+
+// stranger finds the route set that owns a host which no service has at the
+// port; nil: none does. Such hosts act on port 80, and where another host of the
+// set has a service.
+func (s *Scope) stranger(port uint16, host string) (*routeSet, []*model.Route) {
+	for _, r := range s.m.meshSets(s.who.ns, host) {
+		routes := s.httpRoutes(port, r)
+		if len(routes) > 0 && (port == 80 || s.serves(r, port)) {
+			return r, routes
+		}
+	}
+	return nil, nil
+}
+
+// serves reports whether a route set speaks for a service at a port.
+func (s *Scope) serves(r *routeSet, port uint16) bool {
 	for _, h := range r.hosts {
 		if !wild(h) {
-			if svc := here[h]; svc != nil {
-				b.services = append(b.services, svc)
-			} else {
-				b.hosts = append(b.hosts, h)
+			if svc := s.here(port, h); svc != nil && svc.speaksHTTP(port) {
+				return true
 			}
 			continue
 		}
-		found := false
-		for _, host := range sortedKeys(here) {
-			if !under(h, host) {
-				continue
+		for _, svc := range s.m.onPort(s.who.ns, port) {
+			if under(h, svc.Host) && svc.speaksHTTP(port) && slices.Contains(s.speakers(svc.Host), r) {
+				return true
 			}
-			found = true
-			if s.mostSpecific(host) == r {
-				b.services = append(b.services, here[host])
-			}
-		}
-		if !found {
-			b.hosts = append(b.hosts, h)
 		}
 	}
-	return b
+	return false
 }
 
-// table is the route table of a port. The first to claim a domain keeps it.
-func (s *scope) table(port uint16) *model.HTTPTable {
-	t := &model.HTTPTable{Name: strconv.Itoa(int(port))}
-	t.Hosts = s.virtualHosts(port, s.bound(port), false)
-	sortHosts(t.Hosts)
-	t.Hosts = append(t.Hosts, s.catchAll())
+// away reports whether no service of a port has the host, or is one of those
+// that it stands for.
+func (s *Scope) away(port uint16, host string) bool {
+	if !wild(host) {
+		return s.here(port, host) == nil
+	}
+	return !slices.ContainsFunc(s.m.onPort(s.who.ns, port), func(svc *service) bool { return under(host, svc.Host) })
+}
+
+// makeStrangers lists the hosts that only route sets give at a port, sorted.
+func (m *Mesh) makeStrangers(k portAt, _ []string) []string {
+	s := k.scope
+	var from []string
+	if k.port == 80 {
+		from = m.facts.routed.get()
+	} else {
+		for _, svc := range m.onPort(s.who.ns, k.port) {
+			for _, r := range s.speakers(svc.Host) {
+				from = append(from, r.hosts...)
+			}
+		}
+		slices.Sort(from)
+		from = slices.Compact(from)
+	}
+	var out []string
+	for _, h := range from {
+		if !s.away(k.port, h) {
+			continue
+		}
+		if r, _ := s.stranger(k.port, h); r != nil {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// virtualHost serves a host at a port: a service with its other names, or a
+// host that only route sets give. nil: it has no name that is not another's.
+func (s *Scope) virtualHost(port uint16, host string) *model.VirtualHost {
+	return s.m.tables.hostsAt.Get(hostAt{s, port, host})
+}
+
+// sameHost compares without Origin lines: what stands on another line is equal.
+func sameHost(a, b *model.VirtualHost) bool { return reflect.DeepEqual(a, b) }
+
+func (m *Mesh) makeHostAt(k hostAt, _ *model.VirtualHost) *model.VirtualHost {
+	s, svc := k.scope, k.scope.here(k.port, k.host)
+	c := claimant{host: k.host}
+	var routes []*model.Route
+	if svc == nil {
+		if c.set, routes = s.stranger(k.port, k.host); c.set == nil {
+			return nil
+		}
+		c.all, c.shorts = []string{k.host}, nil
+		if to := m.lookup(s.who.ns, k.host); to != nil && to.Host != k.host { // another name of a service, with routes of its own
+			c.all, c.shorts = s.aliasNames(k.host)
+		}
+	} else {
+		if !svc.speaksHTTP(k.port) {
+			return nil
+		}
+		if c.set, routes = s.ruled(svc, k.port); c.set == nil {
+			routes = s.site(k.port).serviceRoute(svc)
+		}
+		c.service = true
+		c.all, c.shorts = s.serviceNames(k.port, svc)
+	}
+	doms := s.claim(k.port, &c)
+	if len(doms) == 0 {
+		return nil
+	}
+	return &model.VirtualHost{Name: hostPort(k.host, k.port), Domains: doms, Routes: routes, IncludeAttempt: true}
+}
+
+// serviceNames are the names of a service at a port, those of its aliases too
+// unless these have routes of their own.
+func (s *Scope) serviceNames(port uint16, svc *service) (all, shorts []string) {
+	all, shorts = s.m.namesOf(svc.Service, s.who.ns)
+	for _, a := range s.m.aliases(s.who.ns)[svc.Host] {
+		if r, _ := s.stranger(port, a); r != nil {
+			continue
+		}
+		more, moreShorts := s.aliasNames(a)
+		all, shorts = append(all, more...), append(shorts, moreShorts...)
+	}
+	return all, shorts
+}
+
+func (s *Scope) aliasNames(host string) (all, shorts []string) {
+	shorts = s.m.shortNames(host, s.who.ns)
+	return append([]string{host, host + "."}, shorts...), shorts
+}
+
+// claimant is a virtual host that wants domains.
+type claimant struct {
+	host    string
+	set     *routeSet // whose routes it has; nil: the service's own
+	service bool      // else a host that only route sets give
+	all     []string  // what it wants
+	shorts  []string  // those that are short forms
+}
+
+// before is the order in which claimants are served: route sets in their order
+// of precedence, then services by themselves. Of one route set hosts without a
+// service come first, then each as the set names them.
+func (s *Scope) before(a, b *claimant) int {
+	switch {
+	case a.set != nil && b.set == nil:
+		return -1
+	case a.set == nil && b.set != nil:
+		return 1
+	case a.set != b.set:
+		return precedes(s.who.ns)(a.set, b.set)
+	case a.set != nil && a.service != b.service:
+		if b.service {
+			return -1
+		}
+		return 1
+	case a.set != nil:
+		if d := a.place() - b.place(); d != 0 {
+			return d
+		}
+	}
+	return strings.Compare(a.host, b.host)
+}
+
+// place of the host among the route set's.
+func (c *claimant) place() int {
+	return slices.IndexFunc(c.set.hosts, func(h string) bool { return under(h, c.host) })
+}
+
+// claim deals out domains: each belongs to the first virtual host that asks,
+// and a short form never takes another host's full name.
+func (s *Scope) claim(port uint16, c *claimant) []string {
+	var out []string
+	for _, n := range c.all {
+		if !slices.Contains(out, n) && s.wins(port, n, c) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+func (s *Scope) wins(port uint16, domain string, c *claimant) bool {
+	rivals := s.m.facts.names.get(domain)
+	if len(rivals) < 2 {
+		return true
+	}
+	short := slices.Contains(c.shorts, domain)
+	seen := map[string]bool{c.host: true}
+	for _, x := range rivals {
+		r := s.rival(port, x, domain)
+		if r == nil || seen[r.host] || !slices.Contains(r.all, domain) {
+			continue
+		}
+		seen[r.host] = true
+		if !slices.Contains(r.shorts, domain) {
+			if short && r.service || s.before(r, c) < 0 {
+				return false
+			}
+		} else if s.before(r, c) < 0 && !s.full(port, domain) {
+			return false
+		}
+	}
+	return !short || !s.full(port, domain)
+}
+
+// full reports whether a domain is the whole name of a service at the port, or
+// of an alias of one.
+func (s *Scope) full(port uint16, domain string) bool {
+	svc := s.m.lookup(s.who.ns, domain)
+	return svc != nil && svc.speaksHTTP(port)
+}
+
+// rival is the virtual host through which an object may have a domain at a
+// port; nil: none.
+func (s *Scope) rival(port uint16, x any, domain string) *claimant {
+	if o, ok := x.(*model.Service); ok {
+		svc := s.m.lookup(s.who.ns, o.Host)
+		if svc == nil {
+			return nil
+		}
+		if svc.Host != o.Host { // an alias
+			if r, _ := s.stranger(port, o.Host); r != nil {
+				c := &claimant{host: o.Host, set: r}
+				c.all, c.shorts = s.aliasNames(o.Host)
+				return c
+			}
+		}
+		if !svc.speaksHTTP(port) {
+			return nil
+		}
+		c := &claimant{host: svc.Host, service: true}
+		c.set, _ = s.ruled(svc, port)
+		c.all, c.shorts = s.serviceNames(port, svc)
+		return c
+	}
+	if !s.away(port, domain) {
+		return nil
+	}
+	r, _ := s.stranger(port, domain)
+	if r == nil {
+		return nil
+	}
+	return &claimant{host: domain, set: r, all: []string{domain}}
+}
+
+// makeHTTPPort is the route table of a port.
+func (m *Mesh) makeHTTPPort(k portAt, _ *model.HTTPTable) *model.HTTPTable {
+	t := &model.HTTPTable{Name: strconv.Itoa(int(k.port)), Hosts: k.scope.virtualHosts(k.port)}
+	t.Hosts = append(t.Hosts, k.scope.catchAll())
 	return t
 }
 
+// virtualHosts of a port, by name.
+func (s *Scope) virtualHosts(port uint16) []*model.VirtualHost {
+	var out []*model.VirtualHost
+	for _, svc := range s.m.onPort(s.who.ns, port) {
+		if v := s.virtualHost(port, svc.Host); v != nil {
+			out = append(out, v)
+		}
+	}
+	for _, h := range s.m.tables.strangers.Get(portAt{s, port}) {
+		if v := s.virtualHost(port, h); v != nil {
+			out = append(out, v)
+		}
+	}
+	sortHosts(out)
+	return out
+}
+
 func sortHosts(l []*model.VirtualHost) {
-	slices.SortFunc(l, func(a, b *model.VirtualHost) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(l, func(a, b *model.VirtualHost) int { return cmp.Compare(a.Name, b.Name) })
 }
 
 // catchAll answers for hosts that the mesh does not know.
-func (s *scope) catchAll() *model.VirtualHost {
+func (s *Scope) catchAll() *model.VirtualHost {
 	v := &model.VirtualHost{Name: "block_all", Domains: []string{"*"}, BlackHole: true, IncludeAttempt: true}
 	if s.m.Settings.AllowAny {
 		v.Name, v.BlackHole, v.AllowAny = "allow_any", false, true
 	}
 	return v
-}
-
-func (s *scope) virtualHosts(port uint16, list []bound, withPort bool) []*model.VirtualHost {
-	d := domains{taken: map[string]bool{}, full: map[string]bool{}}
-	routed := map[string]bool{} // aliases with routes of their own
-	for _, b := range list {
-		for _, h := range b.hosts {
-			routed[h] = true
-		}
-		for _, svc := range b.services {
-			d.full[svc.Host] = true
-			for _, a := range s.reg.aliases[svc.Host] {
-				d.full[a] = true
-			}
-		}
-	}
-	var out []*model.VirtualHost
-	have := map[string]bool{}
-	add := func(host string, all, shorts []string, routes []*model.Route) {
-		name := hostPort(host, port)
-		if have[name] {
-			return
-		}
-		have[name] = true
-		doms := d.claim(all, shorts)
-		if withPort {
-			doms = portDomains(doms, port)
-		}
-		if len(doms) == 0 {
-			return
-		}
-		out = append(out, &model.VirtualHost{Name: name, Domains: doms, Routes: routes, IncludeAttempt: true})
-	}
-	for _, b := range list {
-		for _, h := range b.hosts {
-			if s.aliases[h] != "" { // another name of a service, with routes of its own
-				shorts := s.m.shortNames(h, s.client.Namespace)
-				add(h, append([]string{h, h + "."}, shorts...), shorts, b.routes)
-				continue
-			}
-			add(h, []string{h}, nil, b.routes)
-		}
-		for _, svc := range b.services {
-			all, shorts := s.m.names(svc, s.client.Namespace)
-			for _, a := range s.reg.aliases[svc.Host] {
-				if routed[a] {
-					continue
-				}
-				more := s.m.shortNames(a, s.client.Namespace)
-				all, shorts = append(append(all, a, a+"."), more...), append(shorts, more...)
-			}
-			add(svc.Host, all, shorts, b.routes)
-		}
-	}
-	return out
 }
 
 // portDomains writes domains for a table that serves all ports: with the port,
@@ -207,28 +372,29 @@ func portDomains(list []string, port uint16) []string {
 
 // serviceTable is the route table of one service port, for listeners that are
 // this service's alone: whatever host the request names.
-func (s *scope) serviceTable(svc *service, port uint16) *model.HTTPTable {
-	name := hostPort(svc.Host, port)
-	t := &model.HTTPTable{Name: name}
-	for _, v := range s.virtualHosts(port, s.bound(port), false) {
-		if v.Name == name {
-			c := *v
-			c.Domains = []string{"*"}
-			t.Hosts = []*model.VirtualHost{&c}
-		}
+func (s *Scope) serviceTable(svc *service, port uint16) *model.HTTPTable {
+	t := &model.HTTPTable{Name: hostPort(svc.Host, port)}
+	if v := s.virtualHost(port, svc.Host); v != nil {
+		c := *v
+		c.Domains = []string{"*"}
+		t.Hosts = []*model.VirtualHost{&c}
 	}
 	return t
 }
 
 // proxyTable serves absolute-form requests for all ports: domains carry the port.
-func (s *scope) proxyTable() *model.HTTPTable {
+func (s *Scope) proxyTable() *model.HTTPTable {
 	t := &model.HTTPTable{Name: "http_proxy", WithPort: true}
-	ports := map[uint16]bool{80: true}
-	for p := range s.reg.ports {
-		ports[p] = true
+	ports := portsOf(s.m.visible(s.who.ns))
+	if !slices.Contains(ports, 80) {
+		ports = append(ports, 80)
 	}
-	for p := range ports {
-		t.Hosts = append(t.Hosts, s.virtualHosts(p, s.bound(p), true)...)
+	for _, p := range ports {
+		for _, v := range s.virtualHosts(p) {
+			c := *v
+			c.Domains = portDomains(v.Domains, p)
+			t.Hosts = append(t.Hosts, &c)
+		}
 	}
 	sortHosts(t.Hosts)
 	t.Hosts = append(t.Hosts, s.catchAll())

@@ -2,6 +2,7 @@ package link
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -10,128 +11,168 @@ import (
 	"github.com/tulle-mesh/tulle/internal/model"
 )
 
-// scope is the part of a View that all clients with the same scope key share,
-// and what it is made from.
-type scope struct {
+// Scope is the part of Views that all clients with the same ScopeKey share.
+// Its methods are called within the Do of the Mesh's Book, and what they read is
+// recorded there. What they return is shared: do not modify.
+type Scope struct {
 	m      *Mesh
-	client model.Client
+	key    string
+	client model.Client // only what the key names
 	who    who
-	reg    *registry
-	routes []*routeSet            // bound to the mesh, in order of precedence
-	order  map[*routeSet]int      // place in routes
-	exact  map[string][]*routeSet // by host as completed, wildcards too
-	wilds  []string               // wildcard hosts, longest first
-	bounds map[uint16][]bound
-	at     map[netip.AddrPort]bool // addresses that have a listener
-
-	clusters []*model.Cluster
-	tables   []*model.HTTPTable
-	outbound []*model.Outbound
-	servers  []*model.GatewayPort
-	broken   []*model.BrokenServer
-	secrets  []*model.Secret
-	aliases  map[string]string
 }
 
-// clientSelectors are the labels and namespaces that user objects ask of
-// clients; two clients that agree on them see the same.
-type clientSelectors struct {
-	labels     map[string]bool // keys of sourceLabels, of DestinationRule and Gateway selectors
-	namespaces map[string]bool // of sourceNamespace
+// ScopeKey names what a client's outbound View depends on. Clients with equal
+// keys have equal Clusters, HTTP and Outbound; gateways depend on all that is
+// known of them, sidecars on labels that some object selects clients by.
+func (m *Mesh) ScopeKey(c model.Client) (key string) {
+	m.book.Do(func() { key = m.Scope(c).key })
+	return key
 }
 
-func (m *Mesh) clientSelectors() clientSelectors {
-	s := clientSelectors{labels: map[string]bool{}, namespaces: map[string]bool{}}
-	keys := func(l map[string]string) {
-		for k := range l {
-			s.labels[k] = true
-		}
-	}
-	for _, r := range m.routes.all {
-		for i := range r.http {
-			for j := range r.http[i].Matches {
-				keys(r.http[i].Matches[j].SourceLabels)
-			}
-		}
-		for _, t := range r.tls {
-			for _, x := range t.Matches {
-				keys(x.SourceLabels)
-			}
-		}
-		for _, t := range r.tcp {
-			for _, x := range t.Matches {
-				keys(x.SourceLabels)
-			}
-		}
-	}
-	for _, d := range m.dests.all {
-		keys(d.selector)
+// Scope of a client. Call it within Do.
+func (m *Mesh) Scope(c model.Client) *Scope {
+	r := m.reduced(c)
+	key := scopeKey(&r)
+	s := m.scopes[key]
+	if s == nil {
+		s = &Scope{m: m, key: key, client: r, who: who{r.Namespace, r.Labels}}
+		m.scopes[key] = s
 	}
 	return s
 }
 
-// ScopeKey names what a client's outbound View depends on. Clients with equal
-// keys have equal Clusters, HTTP and Outbound; gateways depend on all of their
-// labels, sidecars on those that some object selects clients by.
-func (m *Mesh) ScopeKey(c model.Client) string {
-	var b strings.Builder
-	switch c.Role {
-	case model.GatewayRole:
-		b.WriteString("gateway|" + c.Namespace)
-		for _, k := range sortedKeys(c.Labels) {
-			b.WriteString("|" + strconv.Quote(k) + "=" + strconv.Quote(c.Labels[k]))
-		}
-		for _, e := range c.Expose {
-			b.WriteString("|" + strconv.Itoa(int(e.Port)) + "@" + e.Listen.String())
-		}
-		listen := m.listenPorts(&c)
-		for _, g := range m.gateways {
-			if !subset(g.Selector, c.Labels) {
-				continue
+// reduced leaves of a client what its scope depends on.
+func (m *Mesh) reduced(c model.Client) model.Client {
+	r := model.Client{
+		Role: c.Role, Namespace: c.Namespace, Network: c.Network, Capture: c.Capture,
+		Features: slices.Sorted(slices.Values(c.Features)), Addresses: families(c.Addresses),
+	}
+	if c.Role == model.GatewayRole {
+		r.Labels, r.Name, r.Addresses = c.Labels, c.Name, c.Addresses
+		r.Expose, r.Assumed, r.Ports = c.Expose, c.Assumed, c.Ports
+		return r
+	}
+	if c.Capture == model.PortsMode {
+		r.Local, r.HTTPProxy = c.Local, c.HTTPProxy
+	}
+	for _, k := range m.facts.chosen.get() {
+		if v, ok := c.Labels[k]; ok {
+			if r.Labels == nil {
+				r.Labels = map[string]string{}
 			}
-			for i := range g.Servers {
-				fmt.Fprintf(&b, "|%v", listen(g.Servers[i].Port.Number))
-			}
-		}
-	default:
-		b.WriteString("sidecar|" + c.Namespace)
-		for _, k := range sortedKeys(m.selectors.labels) {
-			if v, ok := c.Labels[k]; ok {
-				b.WriteString("|" + strconv.Quote(k) + "=" + strconv.Quote(v))
-			}
+			r.Labels[k] = v
 		}
 	}
+	return r
+}
+
+// families keeps one address of each IP version.
+func families(list []netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		if slices.ContainsFunc(list, func(x netip.Addr) bool { return x.Unmap().Is4() == a.Is4() }) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+func scopeKey(c *model.Client) string {
+	var b strings.Builder
+	b.WriteString([]string{model.Sidecar: "sidecar", model.GatewayRole: "gateway"}[c.Role])
+	b.WriteString("|" + c.Namespace)
+	for _, k := range sortedKeys(c.Labels) {
+		b.WriteString("|" + strconv.Quote(k) + "=" + strconv.Quote(c.Labels[k]))
+	}
 	b.WriteString("|" + c.Network)
+	for _, f := range c.Features {
+		b.WriteString("|+" + f)
+	}
+	for _, a := range c.Addresses {
+		b.WriteString("|" + a.String())
+	}
 	if c.Capture == model.PortsMode {
 		b.WriteString("|ports|" + c.HTTPProxy.String())
 		for _, k := range sortedKeys(c.Local) {
 			b.WriteString("|" + k + "@" + c.Local[k].String())
 		}
 	}
-	for _, f := range slices.Sorted(slices.Values(c.Features)) {
-		b.WriteString("|+" + f)
+	if c.Role == model.GatewayRole {
+		fmt.Fprintf(&b, "|%s|%v|%v", c.Name, c.Assumed, c.Expose)
+		for _, k := range sortedKeys(c.Ports) {
+			fmt.Fprintf(&b, "|%s:%d", k, c.Ports[k])
+		}
 	}
 	return b.String()
 }
 
+// Sweep forgets what nobody uses. Call it now and then within Do: it costs as
+// much as there is to remember.
+func (m *Mesh) Sweep() {
+	clear(m.scopes)
+	m.book.Sweep()
+}
+
 // View is the mesh as a client must see it. The result shares structure with
 // other Views and must not be modified.
-func (m *Mesh) View(c model.Client) *model.View {
-	s := m.scope(c)
-	v := &model.View{
-		Client: c, Settings: m.Settings, Clusters: s.clusters, HTTP: s.tables,
-		Outbound: s.outbound, Servers: s.servers, Broken: s.broken, Secrets: s.secrets, Aliases: s.aliases,
+func (m *Mesh) View(c model.Client) (v *model.View) {
+	m.book.Do(func() { v = m.view(c) })
+	return v
+}
+
+func (m *Mesh) view(c model.Client) *model.View {
+	s := m.Scope(c)
+	v := m.Own(c)
+	for _, h := range s.Hosts() {
+		if set, ok := s.Clusters(h); ok {
+			v.Clusters = append(v.Clusters, s.wanted(m.ClusterView(set, s).Clusters)...)
+		}
 	}
-	server := m.mtls.server(c.Namespace, c.Labels)
-	authz := m.authzOf(&c)
+	parts := []*model.View{s.Rest()}
+	if s.captured() {
+		for _, h := range s.Hosts() {
+			parts = append(parts, s.HostView(h))
+		}
+		for _, p := range s.Ports() {
+			parts = append(parts, s.PortView(p))
+		}
+	}
+	for _, p := range parts {
+		v.HTTP, v.Outbound = append(v.HTTP, p.HTTP...), append(v.Outbound, p.Outbound...)
+	}
+	slices.SortFunc(v.Clusters, func(a, b *model.Cluster) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(v.HTTP, func(a, b *model.HTTPTable) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(v.Outbound, func(a, b *model.Outbound) int { return strings.Compare(a.Name, b.Name) })
+	return v
+}
+
+// captured reports whether connections of the scope's clients carry their
+// original destination: Ports and HostView say where they go. Others have all of
+// their listeners and tables in Rest.
+func (s *Scope) captured() bool {
+	return s.client.Role == model.Sidecar && s.client.Capture == model.Redirected
+}
+
+// part is an empty View for clients of the scope.
+func (s *Scope) part() *model.View {
+	return &model.View{Client: s.client, Settings: s.m.Settings}
+}
+
+// Own is what is one client's alone: who may come in, and of a gateway its
+// listeners, which hold that. Call it within Do.
+func (m *Mesh) Own(c model.Client) *model.View {
+	v := &model.View{Client: c, Settings: m.Settings, Aliases: m.aliasOf(c.Namespace)}
+	server, authz := m.server(c.Namespace, c.Labels), m.authzOf(&c)
 	v.InboundDefault = m.policy(server, authz, 0)
 	if c.Role == model.Sidecar {
 		v.Inbound = m.inbound(&c, server, authz)
 		return v
 	}
+	g := m.tables.rest.Get(m.Scope(c))
+	v.Broken, v.Secrets, v.Servers = g.broken, g.secrets, g.servers
 	if len(authz) > 0 {
-		v.Servers = make([]*model.GatewayPort, len(s.servers))
-		for i, p := range s.servers {
+		v.Servers = make([]*model.GatewayPort, len(g.servers))
+		for i, p := range g.servers {
 			q := *p
 			q.Policy = m.policy(server, authz, p.Port)
 			v.Servers[i] = &q
@@ -140,74 +181,89 @@ func (m *Mesh) View(c model.Client) *model.View {
 	return v
 }
 
-func (m *Mesh) scope(c model.Client) *scope {
-	key := m.ScopeKey(c)
-	m.mu.Lock()
-	s := m.scopes[key]
-	m.mu.Unlock()
-	if s != nil {
-		return s
-	}
-	s = m.newScope(c)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if old := m.scopes[key]; old != nil {
-		return old
-	}
-	m.scopes[key] = s
-	return s
-}
-
-func (m *Mesh) newScope(c model.Client) *scope {
-	s := &scope{
-		m: m, client: c, who: who{c.Namespace, c.Labels}, reg: m.registry(c.Namespace),
-		order: map[*routeSet]int{}, exact: map[string][]*routeSet{}, bounds: map[uint16][]bound{},
-	}
-	s.aliases = s.reg.aliasOf()
-	if c.Role == model.GatewayRole {
-		s.buildGateway()
-		return s
-	}
-	s.routes = m.routesFor("mesh", c.Namespace)
-	for i, r := range s.routes {
-		s.order[r] = i
-		for _, h := range r.hosts {
-			if wild(h) && s.exact[h] == nil {
-				s.wilds = append(s.wilds, h)
-			}
-			s.exact[h] = append(s.exact[h], r)
+// Hosts lists the hosts that a client of the scope has clusters for.
+func (s *Scope) Hosts() []string {
+	var out []string
+	if s.client.Role == model.GatewayRole {
+		hosts := map[string]bool{}
+		for name := range s.m.tables.rest.Get(s).used {
+			hosts[name[strings.LastIndexByte(name, '|')+1:]] = true
 		}
+		return sortedKeys(hosts)
 	}
-	slices.SortFunc(s.wilds, func(a, b string) int {
-		if len(a) != len(b) {
-			return len(b) - len(a)
-		}
-		return strings.Compare(a, b)
-	})
-	for _, svc := range s.reg.list {
-		s.clusters = append(s.clusters, m.clustersOf(s.who, c.Role, svc)...)
+	for _, x := range s.m.visible(s.client.Namespace) {
+		out = append(out, x.Host)
 	}
-	s.buildOutbound()
-	s.finish()
-	return s
+	return out
 }
 
-func (s *scope) finish() {
-	slices.SortFunc(s.clusters, func(a, b *model.Cluster) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(s.tables, func(a, b *model.HTTPTable) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(s.outbound, func(a, b *model.Outbound) int { return strings.Compare(a.Name, b.Name) })
-	s.bounds, s.at = nil, nil
-}
-
-func (s *scope) bound(port uint16) []bound {
-	b, ok := s.bounds[port]
-	if !ok {
-		b = s.bind(port)
-		s.bounds[port] = b
+// Clusters names the clusters of a host; false: it has none.
+func (s *Scope) Clusters(host string) (ClusterSet, bool) {
+	svc := s.m.lookup(s.who.ns, host)
+	if svc == nil || svc.Host != host {
+		return ClusterSet{}, false
 	}
-	return b
+	return ClusterSet{svc, s.m.destinationFor(s.who, svc), s.client.Role}, true
 }
 
-func (s *scope) site(port uint16) *site {
-	return &site{m: s.m, who: s.who, reg: s.reg, gateway: "mesh", port: port}
+// ClusterView holds the clusters of a set, for clients of s.
+func (m *Mesh) ClusterView(set ClusterSet, s *Scope) *model.View {
+	v := s.part()
+	v.Clusters = m.tables.clusters.Get(set)
+	return v
+}
+
+// Wants reports whether a client of the scope has a cluster: a gateway has those
+// that its routes name.
+func (s *Scope) Wants(cluster string) bool {
+	return s.client.Role == model.Sidecar || s.m.tables.rest.Get(s).used[cluster]
+}
+
+func (s *Scope) wanted(list []*model.Cluster) []*model.Cluster {
+	if s.client.Role == model.Sidecar {
+		return list
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(c *model.Cluster) bool { return !s.Wants(c.Name) })
+}
+
+// Class names all of the scope that writing down a cluster depends on.
+func (s *Scope) Class() string {
+	return fmt.Sprint(s.client.Role, s.client.Capture, s.client.Features, families(s.client.Addresses))
+}
+
+// Ports lists the ports at which a client that captures connections may call
+// services, and 80.
+func (s *Scope) Ports() []uint16 {
+	if !s.captured() {
+		return nil
+	}
+	ports := map[uint16]bool{80: true}
+	for _, p := range portsOf(s.m.visible(s.client.Namespace)) {
+		ports[p] = true
+	}
+	return slices.Sorted(maps.Keys(ports))
+}
+
+// PortView holds the listener for every address of a port and its route table.
+func (s *Scope) PortView(port uint16) *model.View { return s.m.tables.wildPorts.Get(portAt{s, port}) }
+
+// HostView holds the listeners at a service's own addresses, and their tables.
+func (s *Scope) HostView(host string) *model.View { return s.m.tables.doors.Get(hostAt{s, 0, host}) }
+
+// Rest holds the listeners of a client that does not capture connections, and
+// their tables; of a gateway only the tables.
+func (s *Scope) Rest() *model.View {
+	switch {
+	case s.client.Role == model.GatewayRole:
+		v := s.part()
+		v.HTTP = s.m.tables.rest.Get(s).tables
+		return v
+	case s.client.Capture == model.PortsMode:
+		return s.portsView()
+	}
+	return s.part()
+}
+
+func (s *Scope) site(port uint16) *site {
+	return &site{m: s.m, who: s.who, gateway: "mesh", port: port}
 }

@@ -115,7 +115,7 @@ func applySettings(t *testing.T, s *model.Settings, text string) {
 func clientNamed(t *testing.T, m *Mesh, name string) model.Client {
 	name, ports := strings.CutSuffix(name, "+ports")
 	ns, n, _ := strings.Cut(name, "/")
-	l := m.workloads.byName[model.Ref{Namespace: ns, Name: n}]
+	l := m.facts.running.get(model.Ref{Namespace: ns, Name: n})
 	if len(l) == 0 {
 		t.Fatalf("no workload %s in the mesh", name)
 	}
@@ -129,7 +129,7 @@ func clientNamed(t *testing.T, m *Mesh, name string) model.Client {
 	c.Capture = model.PortsMode
 	c.Local = map[string]netip.AddrPort{}
 	next := uint16(20000)
-	for _, s := range m.registry(ns).list {
+	for _, s := range m.Services(ns) {
 		for _, p := range s.Ports {
 			c.Local[s.Host+":"+strconv.Itoa(int(p.Number))] = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), next)
 			next++
@@ -511,7 +511,7 @@ func TestViewIsStable(t *testing.T) {
 				fillOrigins(&f)
 				m, n := Link(f, Defaults())
 				fmt.Fprintln(&all, n)
-				for _, w := range m.workloads.list {
+				for _, w := range m.Workloads() {
 					all.WriteString(showView(m.View(clientOf(w)), []string{"routes", "clusters", "listeners", "inbound", "servers"}))
 				}
 			}
