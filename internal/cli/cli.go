@@ -47,6 +47,7 @@ func commands(t *terminal) []*cobra.Command {
 		translateCommand(t),
 		validateCommand(t),
 		analyzeCommand(t),
+		injectCommand(t),
 		explainCommand(t),
 	}
 	all = append(all, standaloneCommands(t)...)
