@@ -38,7 +38,8 @@ arguments {{tulle.addr HOST PORT}} stands for the local address of any service,
 TCP too.
 
 When the program ends, so does the sidecar; Ctrl-C ends both, and everything
-that the program has started.`,
+that the program has started. SIGUSR2 puts a new tulle-proxy, of the program
+that is on disk now, in the sidecar's place, without losing a request.`,
 		Example: "  tulle run -n shop --deployment orders -- ./orders\n" +
 			"  tulle run -n shop --deployment api -- psql -h '{{tulle.addr ledger 5432}}'",
 		Args: needArgs(cobra.MinimumNArgs(1)),

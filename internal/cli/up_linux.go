@@ -32,7 +32,10 @@ plane, its certificate authority, and a proxy for every Gateway. Programs join
 it with "tulle run". Changed files take effect at once; a broken file keeps its
 last good state.
 
-A Gateway's port below 1024 is opened 8000 higher (80 as 8080, 443 as 8443).`,
+A Gateway's port below 1024 is opened 8000 higher (80 as 8080, 443 as 8443).
+
+SIGUSR2 puts a new tulle-proxy, of the program that is on disk now, in the place
+of each gateway's, without losing a request; "tulle run" does so with its sidecar.`,
 		Example: "  tulle up -f mesh/\n  tulle run -n shop --deployment orders -- ./orders",
 		Args:    needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {

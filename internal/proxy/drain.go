@@ -54,7 +54,9 @@ func (p *Proxy) drain(limit, accept time.Duration, hurry <-chan struct{}) {
 		case <-time.After(wait):
 		case <-hurry:
 			hurry = nil
-			limit = min(limit, time.Since(begin)+p.boot.Drain.or(defaultDrain))
+			left := min(limit-time.Since(begin), p.boot.Drain.or(defaultDrain))
+			limit = time.Since(begin) + left
+			p.onLoops(func(w *worker) { w.http.Drain(left / 5) })
 		}
 	}
 	p.onLoops(func(w *worker) {

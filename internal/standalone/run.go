@@ -60,6 +60,9 @@ type Replica struct {
 	Proxy *Process
 	App   *Process // nil for a gateway; its agent where it has namespaces of its own
 	place *place   // nil: it has none
+
+	boot    string     // the proxy's bootstrap file
+	retired []*Process // proxies that another has taken over from
 }
 
 // Namespaces reports whether the program has namespaces of its own.
@@ -110,7 +113,7 @@ func (r *Run) Do(ctx context.Context, ctl *api.Client) error {
 		return err
 	}
 	m.tokenFile = filepath.Join(dir, tokenFile)
-	defer rep.Proxy.Stop(6 * time.Second)
+	defer func() { rep.stopProxies(6 * time.Second) }()
 	keeping, stopKeeping := context.WithCancel(context.WithoutCancel(ctx))
 	kept := make(chan struct{})
 	go func() { defer close(kept); m.keep(keeping) }()
@@ -150,20 +153,30 @@ const tokenFile = "token"
 
 // wait for the end of the program, the proxy, or the caller's patience.
 func (r *Run) wait(ctx context.Context, rep *Replica) error {
+	renewal, end := Renewals()
+	defer end()
 	var app <-chan struct{}
 	if rep.App != nil {
 		app = rep.App.Done()
 	}
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-app:
-		if err := rep.App.Err(); err != nil {
-			return &ExitError{Program: r.Command[0], Err: err}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-app:
+			if err := rep.App.Err(); err != nil {
+				return &ExitError{Program: r.Command[0], Err: err}
+			}
+			return nil
+		case <-rep.Proxy.Done():
+			return fmt.Errorf("the sidecar of %s ended: %w", rep.Name, errors.Join(errors.New("see its log"), rep.Proxy.Err()))
+		case <-renewal:
+			if err := r.renew(ctx, rep); err != nil {
+				r.say("%s: a new tulle-proxy did not take over: %v; the old one goes on", rep.Name, err)
+				continue
+			}
+			r.say("%s: a new tulle-proxy has taken over", rep.Name)
 		}
-		return nil
-	case <-rep.Proxy.Done():
-		return fmt.Errorf("the sidecar of %s ended: %w", rep.Name, errors.Join(errors.New("see its log"), rep.Proxy.Err()))
 	}
 }
 
@@ -206,6 +219,8 @@ type bootstrap struct {
 	StateDir    string            `json:"stateDir,omitempty"`
 	Admin       string            `json:"admin"`
 	Concurrency int               `json:"concurrency,omitempty"`
+	// RestartSocket is where a new proxy takes over from the running one.
+	RestartSocket string `json:"restartSocket,omitempty"`
 	Agent       string            `json:"agent,omitempty"`
 	HostPorts   []uint16          `json:"hostPorts,omitempty"`
 }
@@ -225,7 +240,7 @@ type bootstrapWorkload struct {
 func (r *Run) startProxy(rep *Replica, dir string) error {
 	rep.Admin = filepath.Join(dir, "admin.sock")
 	b := bootstrap{ID: rep.ID, XDS: "unix://" + rep.XDS, TokenFile: filepath.Join(dir, tokenFile),
-		SecretDir: secretDir(dir), Admin: "unix://" + rep.Admin, Concurrency: r.Loops}
+		SecretDir: secretDir(dir), Admin: "unix://" + rep.Admin, Concurrency: r.Loops, RestartSocket: filepath.Join(dir, "restart.sock")}
 	l := rep.Labels
 	b.Workload = bootstrapWorkload{Name: first(r.Spec.Deployment, rep.Name), Namespace: rep.Namespace, App: l["app"],
 		Version: l["version"], Canonical: first(l["service.istio.io/canonical-name"], l["app.kubernetes.io/name"], l["app"], r.Spec.Deployment, rep.Name),
@@ -241,12 +256,17 @@ func (r *Run) startProxy(rep *Replica, dir string) error {
 	if err != nil {
 		return fmt.Errorf("bootstrap: %w", err)
 	}
-	file := filepath.Join(dir, "bootstrap.json")
-	if err := os.WriteFile(file, raw, 0o600); err != nil {
+	rep.boot = filepath.Join(dir, "bootstrap.json")
+	if err := os.WriteFile(rep.boot, raw, 0o600); err != nil {
 		return fmt.Errorf("bootstrap: %w", err)
 	}
-	rep.Proxy, err = Start(Command{Args: []string{r.Proxy, "--bootstrap", file}, Env: os.Environ(), Stdout: r.ProxyOut, Stderr: r.ProxyOut})
+	rep.Proxy, err = r.launch(rep)
 	return err
+}
+
+// launch starts a process of the replica's proxy.
+func (r *Run) launch(rep *Replica) (*Process, error) {
+	return Start(Command{Args: []string{r.Proxy, "--bootstrap", rep.boot}, Env: os.Environ(), Stdout: r.ProxyOut, Stderr: r.ProxyOut})
 }
 
 // secretDir is where the sidecar with that scratch keeps its key: in memory,

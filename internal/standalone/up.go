@@ -83,6 +83,7 @@ func (o Opening) At(port uint16) netip.AddrPort {
 // Run follows the configuration until ctx ends; then no gateway is left.
 func (g *Gateways) Run(ctx context.Context) {
 	g.running = map[string]*gateway{}
+	heed()
 	for {
 		_, _, newer := g.Plane.Changed()
 		if c := g.Plane.Compiled(); c != nil {

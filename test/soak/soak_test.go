@@ -132,11 +132,11 @@ const orders = "orders.shop.svc.cluster.local"
 func (w *world) shapes() []shape {
 	edge, ms := w.doors["edge:80"], time.Millisecond
 	out := []shape{
-		request("gateway h1", edge, "a", "/", false, 1<<10, 50*ms),
-		request("gateway h1 chunked", edge, "a", "/chunked", false, 64<<10, 100*ms),
-		request("gateway h1 large", edge, "a", "/", false, 4<<20, 2000*ms),
-		request("gateway h2", edge, "a", "/", true, 16<<10, 50*ms),
-		request("gateway h2 large", edge, "a", "/", true, 4<<20, 2000*ms),
+		request("gateway h1", edge, "a", "/", false, 1<<10, 200*ms),
+		request("gateway h1 chunked", edge, "a", "/chunked", false, 64<<10, 200*ms),
+		request("gateway h1 large", edge, "a", "/", false, 4<<20, 4000*ms),
+		request("gateway h2", edge, "a", "/", true, 16<<10, 200*ms),
+		request("gateway h2 large", edge, "a", "/", true, 4<<20, 4000*ms),
 		session("gateway websocket", edge, "a", true, 200*ms),
 		session("gateway tcp", w.doors["edge:9000"], "", false, 200*ms),
 		quitter("gateway quitter", edge, "a", 500*ms),
@@ -144,11 +144,11 @@ func (w *world) shapes() []shape {
 	for _, name := range []string{"web", "plain"} {
 		at := w.doors[name+":80"]
 		out = append(out,
-			request(name+" h1", at, orders, "/", false, 1<<10, 50*ms),
-			request(name+" h1 chunked", at, orders, "/chunked", false, 64<<10, 100*ms),
-			request(name+" h1 large", at, orders, "/", false, 4<<20, 2000*ms),
-			request(name+" h2", at, orders, "/", true, 8<<10, 100*ms),
-			grpc(name+" grpc", w.doors[name+":81"], orders+":81", 50*ms),
+			request(name+" h1", at, orders, "/", false, 1<<10, 200*ms),
+			request(name+" h1 chunked", at, orders, "/chunked", false, 64<<10, 200*ms),
+			request(name+" h1 large", at, orders, "/", false, 4<<20, 4000*ms),
+			request(name+" h2", at, orders, "/", true, 8<<10, 200*ms),
+			grpc(name+" grpc", w.doors[name+":81"], orders+":81", 100*ms),
 			session(name+" websocket", at, orders, true, 200*ms),
 			session(name+" tcp", w.doors[name+":9000"], "", false, 200*ms),
 			quitter(name+" quitter", at, orders, 500*ms))
