@@ -220,9 +220,9 @@ type bootstrap struct {
 	Admin       string            `json:"admin"`
 	Concurrency int               `json:"concurrency,omitempty"`
 	// RestartSocket is where a new proxy takes over from the running one.
-	RestartSocket string `json:"restartSocket,omitempty"`
-	Agent       string            `json:"agent,omitempty"`
-	HostPorts   []uint16          `json:"hostPorts,omitempty"`
+	RestartSocket string   `json:"restartSocket,omitempty"`
+	Agent         string   `json:"agent,omitempty"`
+	HostPorts     []uint16 `json:"hostPorts,omitempty"`
 }
 
 type bootstrapWorkload struct {
