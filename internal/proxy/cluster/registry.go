@@ -20,9 +20,9 @@ type Options struct {
 
 // Registry has the handle of every cluster. One per process.
 type Registry struct {
-	opts    Options
-	handles atomic.Pointer[map[string]*Handle]
-	dirty   atomic.Bool // some handle is dirty
+	opts  Options
+	slots atomic.Pointer[map[string]*slot]
+	dirty atomic.Bool // some handle is dirty
 
 	mu      sync.Mutex // Apply, Tick, Close
 	retired map[string]*Handle
@@ -43,21 +43,101 @@ func New(o Options) *Registry {
 	}
 	r := &Registry{opts: o, retired: map[string]*Handle{}, asking: make(chan struct{}, 16)}
 	r.ctx, r.stop = context.WithCancel(context.Background())
-	r.handles.Store(&map[string]*Handle{})
+	r.slots.Store(&map[string]*slot{})
 	return r
 }
 
-// Get finds a cluster; nil: there is none (NC). Lock-free.
-func (r *Registry) Get(name string) *Handle { return (*r.handles.Load())[name] }
+// Get finds a cluster; nil: there is none (NC). Lock-free, but for the first
+// use of a cluster, which makes its handle.
+func (r *Registry) Get(name string) *Handle { return (*r.slots.Load())[name].get(r) }
 
 // GetBytes is Get without making a string.
-func (r *Registry) GetBytes(name []byte) *Handle { return (*r.handles.Load())[string(name)] }
+func (r *Registry) GetBytes(name []byte) *Handle { return (*r.slots.Load())[string(name)].get(r) }
 
-// Each calls f for every handle, in no order.
+// Each calls f for every cluster, in no order. The handle of one that was not
+// used yet is made for the call.
 func (r *Registry) Each(f func(*Handle)) {
-	for _, h := range *r.handles.Load() {
+	for _, s := range *r.slots.Load() {
+		h := s.handle.Load()
+		if h == nil {
+			s.mu.Lock()
+			h = s.make(r, 0)
+			s.mu.Unlock()
+		}
 		f(h)
 	}
+}
+
+// slot is the place of one cluster. Most clusters of a mesh are never used by
+// one proxy: they cost their slot and no more.
+type slot struct {
+	name   string
+	handle atomic.Pointer[Handle] // nil: not used yet
+
+	mu   sync.Mutex // of what follows; held for no longer than an Endpoints of lazyEndpoints takes
+	conf *conf.Cluster
+	eps  *conf.Endpoints
+	gone bool
+}
+
+// lazyEndpoints is how many endpoints a handle may have that is made on a
+// loop, when its cluster is first used; it takes some ten microseconds.
+const lazyEndpoints = 100
+
+// lazy reports whether the handle may be made when it is first used. The
+// others have tables or names to be made first.
+func lazy(c *conf.Cluster, eps *conf.Endpoints) bool {
+	if c.Type == conf.ClusterDNS || c.Type == conf.ClusterLogicalDNS || c.Balance == conf.BalanceRingHash || c.Balance == conf.BalanceMaglev {
+		return false
+	}
+	n := 0
+	if eps != nil {
+		for i := range eps.Localities {
+			n += len(eps.Localities[i].Endpoints)
+		}
+	}
+	return n <= lazyEndpoints
+}
+
+// get returns the handle; nil: the cluster is gone, or there was none.
+func (s *slot) get(r *Registry) *Handle {
+	if s == nil {
+		return nil
+	}
+	if h := s.handle.Load(); h != nil {
+		return h
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.handle.Load()
+	if h == nil && !s.gone {
+		h = s.make(r, 0)
+		s.handle.Store(h)
+	}
+	return h
+}
+
+// make makes a handle of what the slot has; now is for the DNS. s.mu is held.
+func (s *slot) make(r *Registry, now int64) *Handle {
+	h := r.handle(s.name)
+	h.mu.Lock()
+	h.update(r, s.conf, s.eps, now)
+	h.mu.Unlock()
+	return h
+}
+
+// set takes over configuration, and returns the handle that is to be brought
+// up to date; nil: none yet.
+func (s *slot) set(r *Registry, c *conf.Cluster, eps *conf.Endpoints, now int64) *Handle {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conf, s.eps = c, eps
+	h := s.handle.Load()
+	if h == nil && !lazy(c, eps) {
+		h = s.make(r, now)
+		s.handle.Store(h)
+	}
+	return h
 }
 
 // input is what a state is built from, beside live health.
@@ -75,18 +155,18 @@ func (r *Registry) Apply(s *conf.Snapshot, now int64) {
 	if r.closed {
 		return
 	}
-	old := *r.handles.Load()
-	next := make(map[string]*Handle, len(s.Clusters))
+	old := *r.slots.Load()
+	next := make(map[string]*slot, len(s.Clusters))
 	for name, c := range s.Clusters {
-		h := old[name]
-		if h == nil {
-			if h = r.retired[name]; h != nil {
+		at := old[name]
+		if at == nil {
+			at = &slot{name: name}
+			if h := r.retired[name]; h != nil {
 				delete(r.retired, name)
-			} else {
-				h = r.handle(name)
+				at.handle.Store(h)
 			}
 		}
-		next[name] = h
+		next[name] = at
 		eps := c.Endpoints
 		if c.Type == conf.ClusterEDS {
 			n := c.EDSName
@@ -95,19 +175,28 @@ func (r *Registry) Apply(s *conf.Snapshot, now int64) {
 			}
 			eps = s.Endpoints[n]
 		}
-		h.mu.Lock()
-		h.update(r, c, eps, now)
-		h.mu.Unlock()
+		if h := at.set(r, c, eps, now); h != nil {
+			h.mu.Lock()
+			h.update(r, c, eps, now)
+			h.mu.Unlock()
+		}
 	}
-	for name, h := range old {
-		if next[name] == nil {
+	for name, at := range old {
+		if next[name] != nil {
+			continue
+		}
+		at.mu.Lock()
+		at.gone = true
+		h := at.handle.Load()
+		at.mu.Unlock()
+		if h != nil {
 			h.mu.Lock()
 			h.retire()
 			h.mu.Unlock()
 			r.retired[name] = h
 		}
 	}
-	r.handles.Store(&next)
+	r.slots.Store(&next)
 }
 
 func (r *Registry) handle(name string) *Handle {
@@ -158,7 +247,11 @@ func (r *Registry) Tick(now int64) {
 		return
 	}
 	dirty := r.dirty.Swap(false)
-	for _, h := range *r.handles.Load() {
+	for _, at := range *r.slots.Load() {
+		h := at.handle.Load()
+		if h == nil {
+			continue
+		}
 		s := h.state.Load()
 		if s == nil {
 			continue
@@ -208,7 +301,11 @@ func (r *Registry) Warm(ctx context.Context) error {
 }
 
 func (r *Registry) warm() bool {
-	for _, h := range *r.handles.Load() {
+	for _, at := range *r.slots.Load() {
+		h := at.handle.Load()
+		if h == nil {
+			continue // without names: those are made at once
+		}
 		h.mu.Lock()
 		cold := h.dns != nil && !h.dns.answered()
 		h.mu.Unlock()
