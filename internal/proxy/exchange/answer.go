@@ -35,7 +35,7 @@ func (x *Exchange) answer(h *stream.Head, end bool) {
 	}
 	x.editResponse(h)
 	x.decorate(h, true)
-	if len(x.conn.logs) > 0 {
+	if len(x.conn.http.AccessLog) > 0 {
 		x.resp.CopyFrom(h)
 	}
 	x.passedOver(h)

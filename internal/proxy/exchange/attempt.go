@@ -178,7 +178,7 @@ func (a *attempt) OnTrailers(t *stream.Head) {
 	if x.grpc {
 		x.rec.GRPCStatus = grpcStatus(t)
 	}
-	if c := x.conn; len(c.logs) > 0 {
+	if c := x.conn; len(c.http.AccessLog) > 0 {
 		x.rec.Trailers = new(stream.Head)
 		x.rec.Trailers.CopyFrom(t)
 	}

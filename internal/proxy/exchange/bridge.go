@@ -67,7 +67,7 @@ func toBridge(h *stream.Head, mark bool, workload string) {
 // fromBridge restores what a peer's toBridge wrote. A request that carries no
 // mark is plain HTTP/2. The fields themselves are stripped with all that are ours.
 func (c *Conn) fromBridge(h *stream.Head) {
-	if w := h.Get(peerHeader); string(w) != c.workload {
+	if w := h.Get(peerHeader); string(w) != c.peer.workload {
 		c.learn(w)
 	}
 	version, method, _ := bytes.Cut(h.Get(origHeader), []byte(";"))
@@ -110,7 +110,7 @@ func asAnswered(h *stream.Head) {
 // learn takes up what the peer says it is, unless its certificate says that it
 // lives elsewhere.
 func (c *Conn) learn(w []byte) {
-	c.workload = ""
+	c.peer.workload = ""
 	if len(w) == 0 || len(w) > maxWorkload {
 		return
 	}
@@ -120,5 +120,5 @@ func (c *Conn) learn(w []byte) {
 	if err != nil || len(parts) < 3 || parts[1] != id.Namespace {
 		return
 	}
-	c.workload = said
+	c.peer.workload = said
 }

@@ -40,27 +40,55 @@ type Conn struct {
 	listener   *conf.Listener
 	chain      *conf.Chain
 	http       *conf.HTTP
-	logs       []*conf.AccessLog
-	peer       Peer
-	remote     netip.AddrPort
-	local      netip.AddrPort // where it was accepted, or its original destination
+	peer       *party
 	original   netip.AddrPort // set when it was captured
 	remoteText string
-	xfccText   string
-	workload   string // what a peer of ours says it is, in Istio's form
 	seen       uint64 // Env.epoch of the configuration it has
-	bridge     bool   // an authenticated tulle1 connection
-	draining   bool
 	active     int
+	bridge     bool // an authenticated tulle1 connection
+	draining   bool
 	secure     *mtls.Handshake // nil: no TLS
 	h1         *http1.Server
 	h2         *http2.Server
 	idle       loop.Timer
-	age        loop.Timer // until it is drained
-	end        loop.Timer // until it is cut
-	gone       loop.Timer // the same, since its chain is gone
-	slow       loop.Timer // a request head that has begun
 	onIdle     func()
+	rare       *timers // nil: none was armed yet
+}
+
+// party is a peer and what is made of it once.
+type party struct {
+	Peer
+	xfcc     string
+	workload string // what a peer of ours says it is, in Istio's form
+}
+
+// nobody is the peer of connections of which nothing is known. Never written.
+var nobody party
+
+// timers that few connections have: idle ones are many and should be small.
+type timers struct {
+	age  loop.Timer // until it is drained
+	end  loop.Timer // until it is cut
+	gone loop.Timer // the same, since its chain is gone
+	slow loop.Timer // a request head that has begun
+}
+
+func (c *Conn) timers() *timers {
+	if c.rare == nil {
+		c.rare = &timers{}
+	}
+	return c.rare
+}
+
+// remote is the other end.
+func (c *Conn) remote() netip.AddrPort { return c.wire.Remote() }
+
+// local is where it was accepted, or its original destination.
+func (c *Conn) local() netip.AddrPort {
+	if c.original.IsValid() {
+		return c.original
+	}
+	return c.wire.Local()
 }
 
 // Accepted describes a connection that is handed to Serve.
@@ -77,12 +105,12 @@ type Accepted struct {
 // Serve makes the codec of a connection and begins to serve requests. The
 // caller starts the connection with what Serve returns.
 func (e *Env) Serve(a *Accepted) (*Conn, stream.Codec) {
-	c := &Conn{env: e, wire: a.Wire, listener: a.Listener, chain: a.Chain, http: a.Chain.HTTP, peer: a.Peer,
-		remote: a.Wire.Remote(), local: a.Wire.Local(), original: a.Original, logs: a.Chain.HTTP.AccessLog, secure: a.Secure}
-	if a.Original.IsValid() {
-		c.local = a.Original
+	c := &Conn{env: e, wire: a.Wire, listener: a.Listener, chain: a.Chain, http: a.Chain.HTTP, peer: &nobody,
+		original: a.Original, secure: a.Secure}
+	if a.Peer.TLS || a.Peer.SNI != "" {
+		c.peer = &party{Peer: a.Peer}
 	}
-	c.remoteText = c.remote.Addr().String()
+	a.Wire.Local() // known from here on, also when it is closed
 	c.bridge = a.Peer.ALPN == "tulle1" && a.Peer.Mutual
 	c.onIdle = c.idled
 	_, c.seen = e.current()
@@ -95,43 +123,57 @@ func (e *Env) Serve(a *Accepted) (*Conn, stream.Codec) {
 		c.h2 = http2.NewServer(a.Wire, c, e.h2Options(c))
 		a.Wire.Lazy(true)
 		c.startIdle()
-		return c, &tracked{c, c.h2}
+		return c, c
 	}
 	c.h1 = http1.NewServer(a.Wire, c, e.h1Options(c))
 	c.startIdle()
-	return c, &tracked{c, c.h1}
+	return c, c
 }
 
-// OnBytes passes bytes on and watches over request heads that come slowly.
-func (t *tracked) OnBytes(p []byte) {
-	t.Codec.OnBytes(p)
-	c := t.c
-	if c.h1 == nil || c.http.HeadersTimeout <= 0 {
+// OnBytes implements stream.Codec; it watches over request heads that come slowly.
+func (c *Conn) OnBytes(p []byte) {
+	if c.h1 == nil {
+		c.h2.OnBytes(p)
+		return
+	}
+	c.h1.OnBytes(p)
+	if c.http.HeadersTimeout <= 0 {
 		return
 	}
 	switch partial := !c.h1.Idle() && !c.h1.Active(); {
 	case !partial:
-		c.slow.Stop()
-	case !c.slow.Armed():
-		c.env.Loop.Arm(&c.slow, c.http.HeadersTimeout, func() { c.h1.Reject(408) })
+		if c.rare != nil {
+			c.rare.slow.Stop()
+		}
+	case !c.timers().slow.Armed():
+		c.env.Loop.Arm(&c.rare.slow, c.http.HeadersTimeout, func() { c.h1.Reject(408) })
 	}
 }
 
-// tracked passes events to the codec and lets go of the connection at its end.
-type tracked struct {
-	c *Conn
-	stream.Codec
+// OnEOF implements stream.Codec.
+func (c *Conn) OnEOF() { c.codec().OnEOF() }
+
+// OnWritable implements stream.Codec.
+func (c *Conn) OnWritable() { c.codec().OnWritable() }
+
+// OnClose implements stream.Codec and lets go of the connection.
+func (c *Conn) OnClose(err error) {
+	c.idle.Stop()
+	if r := c.rare; r != nil {
+		r.age.Stop()
+		r.end.Stop()
+		r.gone.Stop()
+		r.slow.Stop()
+	}
+	c.codec().OnClose(err)
+	c.env.closed(c)
 }
 
-func (t *tracked) OnClose(err error) {
-	c := t.c
-	c.idle.Stop()
-	c.age.Stop()
-	c.end.Stop()
-	c.gone.Stop()
-	c.slow.Stop()
-	t.Codec.OnClose(err)
-	t.c.env.closed(t.c)
+func (c *Conn) codec() stream.Codec {
+	if c.h1 != nil {
+		return c.h1
+	}
+	return c.h2
 }
 
 // Accept begins an exchange.
@@ -168,8 +210,10 @@ func (c *Conn) refresh(snap *conf.Snapshot) {
 		return
 	}
 	if ch := SameChain(l, c.chain); ch != nil {
-		c.listener, c.chain, c.http, c.logs = l, ch, ch.HTTP, ch.HTTP.AccessLog
-		c.xfccText = ""
+		c.listener, c.chain, c.http = l, ch, ch.HTTP
+		if c.peer != &nobody {
+			c.peer.xfcc = ""
+		}
 		return
 	}
 	c.draining = true
@@ -201,13 +245,13 @@ func (c *Conn) limitAge() {
 	life := c.http.MaxConnDuration
 	if c.secure != nil && !c.secure.Expiry().IsZero() {
 		left := max(time.Until(c.secure.Expiry()), 1)
-		c.env.Loop.Arm(&c.end, left, c.wire.Abort)
+		c.env.Loop.Arm(&c.timers().end, left, c.wire.Abort)
 		if left -= min(expiryLead, left/10); life <= 0 || left < life {
 			life = left
 		}
 	}
 	if life > 0 {
-		c.env.Loop.Arm(&c.age, life, c.Drain)
+		c.env.Loop.Arm(&c.timers().age, life, c.Drain)
 	}
 }
 
@@ -272,7 +316,7 @@ func (c *Conn) drainCodec() {
 }
 
 // destination is where the connection was going.
-func (c *Conn) destination() netip.AddrPort { return c.local }
+func (c *Conn) destination() netip.AddrPort { return c.local() }
 
 func (c *Conn) bufferLimit() int {
 	if n := c.listener.BufferLimit; n > 0 {
@@ -285,9 +329,9 @@ func (c *Conn) bufferLimit() int {
 func (c *Conn) badRequest(status int, detail string) {
 	now := c.env.Loop.Now()
 	r := telemetry.Record{Start: c.env.now(), Begin: now, End: now, Status: status, Flags: telemetry.FlagDPE,
-		Details: underscored(detail), Downstream: c.remote, Direct: c.remote, DownstreamLocal: c.local,
+		Details: underscored(detail), Downstream: c.remote(), Direct: c.remote(), DownstreamLocal: c.local(),
 		Local: &c.env.Node.Local, Inbound: c.listener.Inbound, TLS: c.peer.TLS, Mutual: c.peer.Mutual, Peer: c.peer.Principal}
-	c.env.Reporter.Finished(c.env.Loop, &r, c.logs)
+	c.env.Reporter.Finished(c.env.Loop, &r, c.http.AccessLog)
 }
 
 // ignore is the Peer of an exchange that was over before it was returned.

@@ -15,17 +15,34 @@ import (
 type codecs struct {
 	h1set http1.Set
 	h2set http2.Set
+	h1    map[h1key]*http1.ServerOptions // of the present configuration
 }
 
-// h1Options are made per connection: they carry the listener's limits.
+type h1key struct {
+	http   *conf.HTTP
+	scheme string
+}
+
+// h1Options carry the listener's limits; its connections share them.
 func (e *Env) h1Options(c *Conn) *http1.ServerOptions {
-	return &http1.ServerOptions{
-		Set: &e.codecs.h1set, Scheme: c.scheme(), AcceptHTTP10: c.http.AcceptHTTP10,
-		Limits:       http1.Limits{MaxHead: c.http.MaxHeadBytes, MaxFields: c.http.MaxHeaders},
-		Upgrades:     protocols(c.http.Upgrades),
-		OnBadRequest: func(_ *http1.Server, status int, detail string) { c.badRequest(status, detail) },
-		Later:        func(s *http1.Server) { e.Loop.Next(s.Continue) },
+	k := h1key{c.http, c.scheme()}
+	if o := e.codecs.h1[k]; o != nil {
+		return o
 	}
+	o := &http1.ServerOptions{
+		Set: &e.codecs.h1set, Scheme: k.scheme, AcceptHTTP10: c.http.AcceptHTTP10,
+		Limits:   http1.Limits{MaxHead: c.http.MaxHeadBytes, MaxFields: c.http.MaxHeaders},
+		Upgrades: protocols(c.http.Upgrades),
+		OnBadRequest: func(s *http1.Server, status int, detail string) {
+			s.Acceptor().(*Conn).badRequest(status, detail)
+		},
+		Later: func(s *http1.Server) { e.Loop.Next(s.Continue) },
+	}
+	if e.codecs.h1 == nil {
+		e.codecs.h1 = map[h1key]*http1.ServerOptions{}
+	}
+	e.codecs.h1[k] = o
+	return o
 }
 
 // protocols that an Upgrade field may name: CONNECT is a method.
@@ -52,6 +69,7 @@ func (e *Env) current() (*conf.Snapshot, uint64) {
 	if s := e.Snapshot(); s != e.latest {
 		e.latest = s
 		e.epoch++
+		clear(e.codecs.h1) // of nodes that may be gone
 	}
 	return e.latest, e.epoch
 }
@@ -125,7 +143,7 @@ func (e *Env) Refresh(limit time.Duration) {
 		c.seen = epoch
 		if c.refresh(snap); c.draining {
 			c.Drain()
-			e.Loop.Arm(&c.gone, limit, c.wire.Abort)
+			e.Loop.Arm(&c.timers().gone, limit, c.wire.Abort)
 		}
 	}
 }

@@ -250,14 +250,14 @@ func (x *Exchange) match() {
 		return
 	}
 	x.path.Table = t
-	route.StripPort(&x.req, x.conn.http.StripPort, x.conn.local.Port())
+	route.StripPort(&x.req, x.conn.http.StripPort, x.conn.local().Port())
 	if x.vhost = route.Host(t, x.req.Authority, nil); x.vhost == nil {
 		return
 	}
 	x.path.Host = x.vhost
 	r, c := &x.rq, x.conn
 	r.Head, r.Random = &x.req, x.env.Loop.Rand()
-	r.Source, r.Remote, r.Local = c.remote, netip.AddrPortFrom(x.remote, c.remote.Port()), c.local
+	r.Source, r.Remote, r.Local = c.remote(), netip.AddrPortFrom(x.remote, c.remote().Port()), c.local()
 	r.SNI, r.PeerURI, r.LocalURI, r.TLSVersion, r.TLSCipher = c.peer.SNI, c.peer.Principal, c.peer.Local, c.peer.Version, c.peer.Cipher
 	if r.TLSVersion == "" && c.peer.TLS {
 		r.TLSVersion = "TLS"
@@ -459,7 +459,7 @@ func (x *Exchange) finish() {
 	x.retries.release(x.handle)
 	x.endRecord()
 	c := x.conn
-	x.env.Reporter.Finished(x.env.Loop, &x.rec, c.logs)
+	x.env.Reporter.Finished(x.env.Loop, &x.rec, c.http.AccessLog)
 	c.ended()
 	x.env.put(x)
 }

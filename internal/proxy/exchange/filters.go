@@ -58,7 +58,7 @@ func (x *Exchange) rbacFor(f *conf.Filter) *conf.RBAC {
 // allowed asks one RBAC filter and answers a denied request.
 func (x *Exchange) allowed(r *conf.RBAC) bool {
 	c := x.conn
-	in := rbac.Input{Head: &x.req, Destination: c.destination(), Source: c.remote, Remote: netip.AddrPortFrom(x.remote, 0),
+	in := rbac.Input{Head: &x.req, Destination: c.destination(), Source: c.remote(), Remote: netip.AddrPortFrom(x.remote, 0),
 		TLS: c.peer.TLS, Mutual: c.peer.Mutual, Principals: c.peer.URIs, ServerName: c.peer.SNI}
 	ok, policy := rbac.Eval(r, &in, nil)
 	if ok {

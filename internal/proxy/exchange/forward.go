@@ -31,7 +31,7 @@ func (x *Exchange) forward(r *conf.Route) {
 	x.retries.set(retry)
 	x.path.Cluster = x.target
 	if len(f.Hash) > 0 {
-		x.hash, x.hashed, x.cookie = cluster.Hash(f.Hash, &x.req, x.conn.remote.Addr(), x.rq.Random)
+		x.hash, x.hashed, x.cookie = cluster.Hash(f.Hash, &x.req, x.conn.remote().Addr(), x.rq.Random)
 	}
 	x.mirror(f)
 	route.Rewrite(&x.path, &x.rq)

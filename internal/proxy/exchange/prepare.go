@@ -85,7 +85,7 @@ func (c *Conn) internal(name []byte) bool {
 // forwardedFor keeps x-forwarded-for as Envoy does and sets x.remote.
 func (c *Conn) forwardedFor(x *Exchange) {
 	h, cfg := &x.req, c.http
-	direct := c.remote.Addr()
+	direct := c.remote().Addr()
 	if !cfg.UseRemoteAddress {
 		x.remote = fromEnd(h, cfg.TrustedHops)
 		if !x.remote.IsValid() {
@@ -100,6 +100,9 @@ func (c *Conn) forwardedFor(x *Exchange) {
 		}
 	}
 	if !cfg.SkipXFFAppend {
+		if c.remoteText == "" {
+			c.remoteText = direct.String()
+		}
 		appendList(h, "x-forwarded-for", c.remoteText)
 	}
 	if cfg.TrustedHops == 0 || h.Get("x-forwarded-proto") == nil {
@@ -204,8 +207,8 @@ var inQuery = strings.NewReplacer("\n", "%0A", " ", "%20", "+", "%2B", "/", "%2F
 
 // xfcc is this connection's element of x-forwarded-client-cert, made once.
 func (c *Conn) xfcc() string {
-	if c.xfccText != "" {
-		return c.xfccText
+	if c.peer.xfcc != "" {
+		return c.peer.xfcc
 	}
 	p, f := c.peer, c.http.XFCCFields
 	var b strings.Builder
@@ -233,6 +236,6 @@ func (c *Conn) xfcc() string {
 			b.WriteString(";DNS=" + d)
 		}
 	}
-	c.xfccText = b.String()
-	return c.xfccText
+	c.peer.xfcc = b.String()
+	return c.peer.xfcc
 }

@@ -6,14 +6,14 @@ import (
 
 // startRecord notes what is known when the request begins.
 func (x *Exchange) startRecord() {
-	c, p := x.conn, &x.conn.peer
+	c, p := x.conn, x.conn.peer
 	r := &x.rec // zero until now
 	r.Start, r.Begin = x.env.now(), x.env.Loop.Now()
 	r.Local, r.Inbound = &x.env.Node.Local, c.listener.Inbound
 	r.Version, r.GRPC, r.GRPCStatus, r.Req, r.Resp = x.req.Version, x.grpc, -1, &x.req, &x.resp
-	r.Downstream, r.Direct, r.DownstreamLocal = c.remote, c.remote, c.local
+	r.Downstream, r.Direct, r.DownstreamLocal = c.remote(), c.remote(), c.local()
 	r.SNI, r.TLS, r.Mutual, r.TLSVersion, r.TLSCipher = p.SNI, p.TLS, p.Mutual, p.Version, p.Cipher
-	r.Peer, r.PeerWorkload, r.LocalPrincipal = p.Principal, c.workload, p.Local
+	r.Peer, r.PeerWorkload, r.LocalPrincipal = p.Principal, c.peer.workload, p.Local
 	if x.reqEnd {
 		x.rec.RequestEnd = x.rec.Begin
 	}

@@ -50,6 +50,9 @@ func NewServer(wire stream.Wire, acc stream.Acceptor, o *ServerOptions) *Server 
 	return &Server{wire: wire, acc: acc, o: o}
 }
 
+// Acceptor returns what NewServer was given.
+func (s *Server) Acceptor() stream.Acceptor { return s.acc }
+
 // Idle reports whether no request is in progress, not even the first byte of one.
 func (s *Server) Idle() bool {
 	return s.state == readHead && len(s.in) == 0
