@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -115,12 +116,20 @@ func (e *Engine) serverConfig(t *conf.ServerTLS, v *verifier, result *Handshake)
 	return c, nil
 }
 
-// baseConfig makes what all handshakes of a chain share.
+// baseConfig makes what all handshakes of a chain share, on all loops: with it
+// the keys of session tickets, which crypto/tls changes every day and takes for
+// a week.
 func (e *Engine) baseConfig(t *conf.ServerTLS) *tls.Config {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if c := e.configs[t]; c != nil {
 		return c
+	}
+	for old, c := range e.configs { // a listener that came anew: tickets stay good
+		if reflect.DeepEqual(old, t) {
+			e.configs[t] = c
+			return c
+		}
 	}
 	c := &tls.Config{
 		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return e.choose(t.Certificates, h) },

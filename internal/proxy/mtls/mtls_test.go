@@ -63,6 +63,47 @@ func TestServerKnowsItsPeer(t *testing.T) {
 	}
 }
 
+// A gateway's clients resume their sessions, also after the listener was sent
+// anew; in the mesh every handshake shows its certificates.
+func TestResumption(t *testing.T) {
+	w := newWorld(t)
+	gateway := conf.ServerTLS{Certificates: []string{"server"}, ALPN: []string{"http/1.1"}}
+	again, without := gateway, gateway
+	without.NoTickets = true
+	for _, c := range []struct {
+		name          string
+		first, second *conf.ServerTLS
+		want          bool
+	}{
+		{"gateway", &gateway, &gateway, true},
+		{"gateway after a change elsewhere", &gateway, &again, true},
+		{"gateway without tickets", &without, &without, false},
+		{"mesh", strict, strict, false},
+	} {
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			cfg := w.clientConfig()
+			cfg.MaxVersion, cfg.NextProtos = version, nil
+			cfg.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+			resumed := false
+			for _, s := range []*conf.ServerTLS{c.first, c.second} {
+				nc, ch := w.serve(t, "127.0.0.1", s, nil)
+				tc := tls.Client(nc, cfg)
+				if _, err := tc.Write([]byte("hello")); err != nil {
+					t.Fatal(c.name, err)
+				}
+				if _, err := io.ReadFull(tc, make([]byte, 5)); err != nil { // a ticket comes before it
+					t.Fatal(c.name, err)
+				}
+				recv(t, ch)
+				resumed = tc.ConnectionState().DidResume
+			}
+			if resumed != c.want {
+				t.Errorf("%s, %x: resumed %t, want %t", c.name, version, resumed, c.want)
+			}
+		}
+	}
+}
+
 func TestLargeTransfersBothVersions(t *testing.T) {
 	w := newWorld(t)
 	data := bytes.Repeat([]byte("0123456789abcde\n"), 1<<18) // 4 MiB
