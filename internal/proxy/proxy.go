@@ -322,6 +322,22 @@ func (p *Proxy) gauges() {
 		}
 		return float64(n)
 	})
+	p.telemetry.CounterFunc("tulle_proxy_loop_busy_seconds_total", "Time that the event loops have worked.", func() float64 {
+		busy, _, _, _ := p.group.Spent()
+		return busy.Seconds()
+	})
+	p.telemetry.CounterFunc("tulle_proxy_loop_rounds_total", "Rounds of the event loops.", func() float64 {
+		_, n, _, _ := p.group.Spent()
+		return float64(n)
+	})
+	p.telemetry.CounterFunc("tulle_proxy_loop_rounds_over_1ms_total", "Rounds that took longer than 1 ms.", func() float64 {
+		_, _, n, _ := p.group.Spent()
+		return float64(n)
+	})
+	p.telemetry.CounterFunc("tulle_proxy_loop_rounds_over_10ms_total", "Rounds that took longer than 10 ms.", func() float64 {
+		_, _, _, n := p.group.Spent()
+		return float64(n)
+	})
 	p.telemetry.CounterFunc("tulle_proxy_panics_total", "Events that ended in an internal error.", func() float64 { return float64(p.group.Panics()) })
 	p.telemetry.Gauge("tulle_proxy_uptime_seconds", "Time since the start.", func() float64 { return time.Since(p.started).Seconds() })
 }

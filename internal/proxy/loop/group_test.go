@@ -239,3 +239,20 @@ func TestGate(t *testing.T) {
 		t.Errorf("%d slots taken", len(g.slots))
 	}
 }
+
+// A callback that holds its loop for long shows.
+func TestLongRoundsAreCounted(t *testing.T) {
+	g := start(t, 1)
+	l := g.Loops()[0]
+	for i := uint64(1); i <= 3; i++ {
+		on(t, l, func() {
+			for until := Nanotime() + int64(11*time.Millisecond); Nanotime() < until; {
+			}
+		})
+		on(t, l, func() {}) // that round is over
+		busy, rounds, over1, over10 := g.Spent()
+		if busy < time.Duration(i)*11*time.Millisecond || rounds < i || over1 < i || over10 < i {
+			t.Errorf("after %d long ones: %v in %d rounds, %d over 1 ms, %d over 10 ms", i, busy, rounds, over1, over10)
+		}
+	}
+}

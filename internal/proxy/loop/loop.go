@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	eventBatch = 256      // events per round
+	eventBatch = 128      // events per round: under 1 ms of work
 	scratch    = 64 << 10 // one read
 	sealStep   = 48 << 10 // plain bytes sealed at a time
 	postLimit  = 1 << 16  // functions waiting in Post
@@ -83,6 +83,7 @@ type Loop struct {
 	connCount       atomic.Int32
 	busySince, idle int64 // for the work indicator
 	busy            int32 // per mille, smoothed
+	spent           spent
 
 	spare []func()
 	mu    sync.Mutex
@@ -351,7 +352,7 @@ func (l *Loop) wait() error {
 		if err := l.arm(false); err != nil {
 			return err
 		}
-		l.now = Nanotime()
+		l.worked(Nanotime())
 		if l.now-l.yielded > yieldEvery {
 			l.yielded = l.now
 			runtime.Gosched()
@@ -360,6 +361,7 @@ func (l *Loop) wait() error {
 		return nil
 	}
 	slept := Nanotime()
+	l.worked(slept)
 	due, err := l.setDeadline(slept)
 	if err != nil {
 		return err
@@ -399,6 +401,42 @@ func (l *Loop) setDeadline(now int64) (due bool, err error) {
 	}
 	l.deadline = at
 	return false, l.outer.SetReadDeadline(base.Add(time.Duration(at)))
+}
+
+// spent counts the rounds in which a loop did something.
+type spent struct {
+	busy                    atomic.Int64 // ns
+	rounds, over1ms, over10 atomic.Uint64
+}
+
+// worked ends a round: the clock goes on.
+func (l *Loop) worked(now int64) {
+	d := now - l.now
+	l.now = now
+	s := &l.spent
+	s.busy.Add(d)
+	s.rounds.Add(1)
+	if d > int64(time.Millisecond) {
+		s.over1ms.Add(1)
+		if d > int64(10*time.Millisecond) {
+			s.over10.Add(1)
+		}
+	}
+}
+
+// Spent says how long loops have worked, in how many rounds, and how many of
+// these took longer than 1 ms and than 10 ms: what waits for a loop waits for
+// its round. The time is the clock's, so that of a machine with too few
+// processors shows too. Safe from everywhere.
+func (g *Group) Spent() (busy time.Duration, rounds, over1ms, over10ms uint64) {
+	for _, l := range g.loops {
+		s := &l.spent
+		busy += time.Duration(s.busy.Load())
+		rounds += s.rounds.Load()
+		over1ms += s.over1ms.Load()
+		over10ms += s.over10.Load()
+	}
+	return busy, rounds, over1ms, over10ms
 }
 
 // measure keeps the work indicator: the loop slept from one time to another.
