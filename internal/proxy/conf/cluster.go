@@ -4,6 +4,7 @@ import (
 	"math"
 	"net/netip"
 	"time"
+	"unique"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf/wire"
 )
@@ -66,7 +67,9 @@ func (b *builder) discovery(c *Cluster, m *wire.Cluster) (err error) {
 		if m.EdsClusterConfig == nil {
 			return refuse("eds_cluster_config", "missing")
 		}
-		c.EDSName = m.EdsClusterConfig.ServiceName
+		if c.EDSName = m.EdsClusterConfig.ServiceName; c.EDSName == c.Name {
+			c.EDSName = c.Name // the same bytes
+		}
 		if err := adsOnly(m.EdsClusterConfig.EdsConfig, "eds_cluster_config.eds_config"); err != nil {
 			return err
 		}
@@ -425,5 +428,6 @@ func (c *Cluster) about(m map[string]any) {
 	s, _ := services[0].(map[string]any)
 	c.Host, _ = s["host"].(string)
 	c.ServiceName, _ = s["name"].(string)
-	c.ServiceNamespace, _ = s["namespace"].(string)
+	namespace, _ := s["namespace"].(string)
+	c.ServiceNamespace = unique.Make(namespace).Value() // of many clusters
 }

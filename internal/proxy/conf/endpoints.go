@@ -2,6 +2,7 @@ package conf
 
 import (
 	"math"
+	"unique"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf/wire"
 )
@@ -37,7 +38,8 @@ func locality(m *wire.LocalityLbEndpoints, names bool) (Locality, error) {
 		return l, refuse("priority", "%d is above %d", m.Priority, maxPriority)
 	}
 	if m.Locality != nil {
-		l.Region, l.Zone, l.Subzone = m.Locality.Region, m.Locality.Zone, m.Locality.SubZone
+		// Every cluster names the same few places.
+		l.Region, l.Zone, l.Subzone = unique.Make(m.Locality.Region).Value(), unique.Make(m.Locality.Zone).Value(), unique.Make(m.Locality.SubZone).Value()
 	}
 	var sum uint64
 	if n := len(m.LbEndpoints); n > 0 {
@@ -50,6 +52,9 @@ func locality(m *wire.LocalityLbEndpoints, names bool) (Locality, error) {
 		}
 		if sum += uint64(ep.Weight); sum > math.MaxUint32 {
 			return l, inIndex(refuse("load_balancing_weight", "the sum of weights is too large"), "lb_endpoints", i)
+		}
+		if i > 0 && l.Endpoints[i-1].Workload == ep.Workload {
+			ep.Workload = l.Endpoints[i-1].Workload // the same bytes
 		}
 		l.Endpoints = append(l.Endpoints, ep)
 	}

@@ -236,7 +236,7 @@ func (f *Feed) wanted(k kind) map[string]bool {
 	}
 	for _, from := range []kind{lds, cds} {
 		for _, e := range f.stores[from].entries {
-			add(e.needs)
+			add(*e.needs)
 		}
 		// What is published still, while its successor waits or after it is gone.
 		for name := range f.warm.pending[from] {

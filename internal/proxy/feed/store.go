@@ -51,14 +51,14 @@ const maxResources = 200_000
 
 // entry is one resource as far as it is known. Owned by the feed's goroutine.
 type entry struct {
-	node    any        // last good; nil: none
-	needs   conf.Needs // of node
-	version string     // of node
-	sum     uint64     // of node's bytes
-	since   time.Time  // when node came
-	gone    bool       // the control plane says that there is no such
-	refused string     // why the newest version is not node; empty: it is
-	badSum  uint64     // of the bytes that were refused
+	node    any         // last good; nil: none
+	needs   *conf.Needs // of node; never nil, shared by those that need nothing
+	version string      // of node
+	sum     uint64      // of node's bytes
+	since   time.Time   // when node came
+	gone    bool        // the control plane says that there is no such
+	refused string      // why the newest version is not node; empty: it is
+	badSum  uint64      // of the bytes that were refused
 }
 
 // store is what the control plane said of one kind.
@@ -91,7 +91,7 @@ type item struct {
 	resource
 	sum   uint64
 	node  any
-	needs conf.Needs
+	needs *conf.Needs
 	err   error
 }
 
@@ -135,9 +135,20 @@ func (x *item) decode(k kind) {
 		return
 	}
 	if x.node, x.err = conf.Decode(x.typeURL, x.name, x.body); x.err == nil {
-		x.needs = needs(x.node)
+		switch n := x.node.(type) { // the same bytes
+		case *conf.Cluster:
+			x.name = n.Name
+		case *conf.Endpoints:
+			x.name = n.Cluster
+		}
+		x.needs = &nothing
+		if n := needs(x.node); len(n.Routes)+len(n.Clusters)+len(n.Endpoints)+len(n.Secrets) > 0 {
+			x.needs = &n
+		}
 	}
 }
+
+var nothing conf.Needs
 
 func needs(node any) conf.Needs {
 	switch n := node.(type) {
@@ -220,7 +231,7 @@ func (s *store) refuse(x *item) {
 		if len(s.entries) >= maxResources {
 			return
 		}
-		e = &entry{}
+		e = &entry{needs: &nothing}
 		s.entries[x.name] = e
 	}
 	e.refused, e.badSum, e.gone = x.err.Error(), x.sum, false
@@ -240,7 +251,7 @@ func (f *Feed) remove(k kind, name string) bool {
 	case e != nil && e.gone:
 		return false
 	default:
-		s.entries[name] = &entry{gone: true, since: time.Now()}
+		s.entries[name] = &entry{needs: &nothing, gone: true, since: time.Now()}
 	}
 	if e != nil && e.node != nil {
 		f.disk.note(k, name, "", nil)
