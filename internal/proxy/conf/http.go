@@ -113,9 +113,7 @@ func (h *HTTP) modes(m *wire.HttpConnectionManager) error {
 
 func (h *HTTP) protocols(m *wire.HttpConnectionManager) error {
 	if o := m.CommonHttpProtocolOptions; o != nil {
-		if o.MaxRequestsPerConnection != nil {
-			return refuse("common_http_protocol_options.max_requests_per_connection", "not supported for clients' connections")
-		}
+		h.MaxRequests = or(o.MaxRequestsPerConnection, 0)
 		h.MaxHeaders = int(min(or(o.MaxHeadersCount, 0), 10_000))
 		err := durations(
 			durationField{&h.IdleTimeout, o.IdleTimeout, "idle_timeout", 0, true},
@@ -133,6 +131,10 @@ func (h *HTTP) protocols(m *wire.HttpConnectionManager) error {
 	if o := m.Http2ProtocolOptions; o != nil {
 		h.MaxStreams = or(o.MaxConcurrentStreams, 0)
 		h.StreamWindow, h.ConnWindow = or(o.InitialStreamWindowSize, 0), or(o.InitialConnectionWindowSize, 0)
+		h.Floods = Floods{OutFrames: or(o.MaxOutboundFrames, 0), OutControl: or(o.MaxOutboundControlFrames, 0),
+			Empty:         or(o.MaxConsecutiveInboundFramesWithEmptyPayload, 0),
+			Priority:      or(o.MaxInboundPriorityFramesPerStream, 0),
+			WindowUpdates: or(o.MaxInboundWindowUpdateFramesPerDataFrameSent, 0)}
 		return in(windows(h.StreamWindow, h.ConnWindow), "http2_protocol_options")
 	}
 	return nil

@@ -129,8 +129,13 @@ type HTTP struct {
 	MaxStreams       uint32 // h2 concurrent streams; 0: Envoy's default
 	StreamWindow     uint32
 	ConnWindow       uint32
+	Floods           Floods
+	MaxRequests      uint32 // of one connection, which ends after them; 0: no limit
 	AccessLog        []*AccessLog
 }
+
+// Floods are limits of HTTP/2 frames that carry nothing; 0: Envoy's default.
+type Floods struct{ OutFrames, OutControl, Empty, Priority, WindowUpdates uint32 }
 
 // XFCC is what is done with x-forwarded-client-cert.
 type XFCC uint8

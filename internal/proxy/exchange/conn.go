@@ -45,7 +45,8 @@ type Conn struct {
 	remoteText string
 	seen       uint64 // Env.epoch of the configuration it has
 	active     int
-	bridge     bool // an authenticated tulle1 connection
+	served     uint32 // requests
+	bridge     bool   // an authenticated tulle1 connection
 	draining   bool
 	secure     *mtls.Handshake // nil: no TLS
 	h1         *http1.Server
@@ -132,22 +133,27 @@ func (e *Env) Serve(a *Accepted) (*Conn, stream.Codec) {
 
 // OnBytes implements stream.Codec; it watches over request heads that come slowly.
 func (c *Conn) OnBytes(p []byte) {
-	if c.h1 == nil {
-		c.h2.OnBytes(p)
-		return
-	}
-	c.h1.OnBytes(p)
+	c.codec().OnBytes(p)
 	if c.http.HeadersTimeout <= 0 {
 		return
 	}
-	switch partial := !c.h1.Idle() && !c.h1.Active(); {
+	switch partial := c.h1 == nil && c.h2.Partial() || c.h1 != nil && !c.h1.Idle() && !c.h1.Active(); {
 	case !partial:
 		if c.rare != nil {
 			c.rare.slow.Stop()
 		}
 	case !c.timers().slow.Armed():
-		c.env.Loop.Arm(&c.rare.slow, c.http.HeadersTimeout, func() { c.h1.Reject(408) })
+		c.env.Loop.Arm(&c.rare.slow, c.http.HeadersTimeout, c.tooSlow)
 	}
+}
+
+// tooSlow ends a connection whose request head did not come in time.
+func (c *Conn) tooSlow() {
+	if c.h1 != nil {
+		c.h1.Reject(408)
+		return
+	}
+	c.wire.Close()
 }
 
 // OnEOF implements stream.Codec.
@@ -189,6 +195,9 @@ func (c *Conn) Accept(s stream.Stream, h *stream.Head, end bool) stream.Peer {
 		c.fromBridge(&x.req)
 	}
 	if c.secure != nil && c.secure.Worn() {
+		c.draining = true
+	}
+	if c.served++; c.http.MaxRequests > 0 && c.served >= c.http.MaxRequests {
 		c.draining = true
 	}
 	c.active++

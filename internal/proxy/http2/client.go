@@ -148,6 +148,7 @@ func (c *Client) sendRequest(s *h2stream, h *stream.Head, end bool) {
 	}
 	s.id = c.nextID
 	c.nextID += 2
+	c.begun++
 	c.born(s)
 	s.sendWindow = c.peerWindow
 	c.streams.put(s)

@@ -58,6 +58,12 @@ type conn struct {
 	tokenAt int64
 	opened  uint32 // streams of the peer, and
 	resets  uint32 // those it reset before their end; halved now and then
+
+	// What Limits.Floods bounds.
+	outFrames, outControl int // written while the wire is blocked
+	empty                 int // in a row
+	priorities, windows   int64
+	begun, dataSent       int64 // streams of either side, DATA frames
 }
 
 func (c *conn) init(wire stream.Wire, set *Set, lim Limits) {
@@ -116,6 +122,7 @@ func (c *conn) OnBytes(p []byte) {
 		}
 		c.onFrame(p[:n])
 		p = p[n:]
+		c.overfull()
 	}
 	c.running = false
 	if len(c.in) == 0 || c.closed {
@@ -151,6 +158,7 @@ func (c *conn) fillFrame(p []byte) []byte {
 	case n > 0 && len(c.in) == n:
 		c.onFrame(c.in)
 		c.in = c.in[:0]
+		c.overfull()
 	}
 	return p[k:]
 }
@@ -298,8 +306,28 @@ func (c *conn) reset(s *h2stream, e code) {
 }
 
 func (c *conn) writeReset(id uint32, e code) {
+	c.queued(true)
 	o := appendFrame(c.wire.Out(), 4, frameReset, 0, id)
 	c.wire.SetOut(appendUint32(o, uint32(e)))
+}
+
+// queued counts a frame for a peer that may not be reading. What comes of it
+// OnBytes settles: this may be within a Peer's own call.
+func (c *conn) queued(control bool) {
+	if !c.wire.Blocked() {
+		c.outFrames, c.outControl = 0, 0
+		return
+	}
+	if c.outFrames++; control {
+		c.outControl++
+	}
+}
+
+// overfull ends the connection of a peer that asks on and does not read.
+func (c *conn) overfull() {
+	if c.outFrames > c.lim.Floods.OutFrames || c.outControl > c.lim.Floods.OutControl {
+		c.fault(enhanceYourCalm, "too many frames wait for a peer that does not read")
+	}
 }
 
 // wasReset reports whether we reset that stream lately: its frames may still
@@ -320,6 +348,9 @@ func (c *conn) streamFault(s *h2stream, e code, detail string) {
 	c.reset(s, e)
 	if p != nil {
 		p.OnReset(stream.ProtocolError, detail)
+	}
+	if c.srv != nil && !c.closed {
+		c.srv.wasted()
 	}
 }
 

@@ -9,7 +9,18 @@ type Limits struct {
 	MaxFields    int // fields of a list, cookie crumbs counted one by one; 128
 	StreamWindow int // bytes a peer may send on a stream ahead of us; 256 KiB
 	ConnWindow   int // the same for the connection; 1 MiB
+	Floods       Floods
 	MaxHeld      int // bytes of paused streams after which the connection gets no more credit; 4 MiB
+}
+
+// Floods bound frames that cost work and carry nothing, by Envoy's names and
+// with its defaults, which a zero field takes.
+type Floods struct {
+	OutFrames     int // max_outbound_frames: frames that wait for a peer that does not read; 10,000
+	OutControl    int // max_outbound_control_frames: of them those that answer PING, SETTINGS and mistakes; 1,000
+	Empty         int // max_consecutive_inbound_frames_with_empty_payload: in a row, without an end; 1
+	Priority      int // max_inbound_priority_frames_per_stream: PRIORITY for each stream opened, and one more; 100
+	WindowUpdates int // max_inbound_window_update_frames_per_data_frame_sent: WINDOW_UPDATE; 10
 }
 
 func (l Limits) filled() Limits {
@@ -24,6 +35,11 @@ func (l Limits) filled() Limits {
 	set(&l.StreamWindow, 256<<10)
 	set(&l.ConnWindow, 1<<20)
 	set(&l.MaxHeld, 4<<20)
+	set(&l.Floods.OutFrames, 10_000)
+	set(&l.Floods.OutControl, 1000)
+	set(&l.Floods.Empty, 1)
+	set(&l.Floods.Priority, 100)
+	set(&l.Floods.WindowUpdates, 10)
 	l.StreamWindow = min(max(l.StreamWindow, 16<<10), 1<<30)
 	l.ConnWindow = min(max(l.ConnWindow, defaultWindow), 1<<30)
 	return l
@@ -45,8 +61,9 @@ const (
 	// floodRate how many more a second. DATA and requests earn more.
 	floodBurst = 1000
 	floodRate  = 100
-	// resetFloor: from so many streams reset by the peer on, more than half of
-	// all streams ending so is an attack (CVE-2023-44487).
+	// resetFloor: from so many streams reset by the peer, or by us for its
+	// mistakes, on, more than half of all streams ending so is an attack
+	// (CVE-2023-44487, CVE-2025-8671).
 	resetFloor = 200
 )
 

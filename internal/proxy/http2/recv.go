@@ -84,7 +84,10 @@ func (c *conn) onData(id uint32, flags byte, p []byte) {
 	end := flags&flagEndStream != 0
 	switch {
 	case len(body) > 0:
+		c.empty = 0
 		c.earn(2)
+	case size == 0 && !end && !c.emptied():
+		return
 	case !end:
 		if !c.spend(1) {
 			return
@@ -105,6 +108,15 @@ func (c *conn) onData(id uint32, flags byte, p []byte) {
 	} else {
 		c.streamFault(s, protocolError, "data before the response head")
 	}
+}
+
+// emptied counts a frame without payload and end; false: the connection was ended.
+func (c *conn) emptied() bool {
+	if c.empty++; c.empty > c.lim.Floods.Empty {
+		c.fault(enhanceYourCalm, "flood of empty frames")
+		return false
+	}
+	return true
 }
 
 // dataOnClosed answers DATA on a stream that can have none (RFC 9113 5.1).
@@ -192,6 +204,7 @@ func (c *conn) onHeaders(id uint32, flags byte, p []byte) {
 		return
 	}
 	end := flags&flagEndStream != 0
+	c.empty = 0
 	if flags&flagEndHeaders != 0 {
 		c.onBlock(id, end, p)
 		return
@@ -205,7 +218,7 @@ func (c *conn) onContinuation(id uint32, flags byte, p []byte) {
 		c.fault(protocolError, "continuation of nothing")
 		return
 	}
-	if len(p) == 0 && !c.spend(10) {
+	if len(p) == 0 && flags&flagEndHeaders == 0 && !c.emptied() {
 		return
 	}
 	// A list within MaxHead has a block hardly larger, Huffman codes included.
@@ -269,6 +282,10 @@ func (c *conn) onPriority(id uint32, p []byte) {
 	case binary.BigEndian.Uint32(p)&0x7fffffff == id:
 		c.fault(protocolError, "stream depends on itself")
 	default:
+		if c.priorities++; c.priorities > int64(c.lim.Floods.Priority)*(1+c.begun) {
+			c.fault(enhanceYourCalm, "flood of priority frames")
+			return
+		}
 		c.spend(1)
 	}
 }
@@ -289,8 +306,7 @@ func (c *conn) onReset(id uint32, p []byte) {
 	}
 	e := code(binary.BigEndian.Uint32(p))
 	if c.srv != nil {
-		if c.resets++; c.resets >= resetFloor && c.resets > c.opened/2 {
-			c.fault(enhanceYourCalm, "too many streams reset")
+		if c.srv.wasted(); c.closed {
 			return
 		}
 	}
@@ -347,6 +363,7 @@ func (c *conn) onSettings(id uint32, flags byte, p []byte) {
 			return
 		}
 	}
+	c.queued(true)
 	c.wire.SetOut(appendFrame(c.wire.Out(), 0, frameSettings, flagAck, 0))
 	first := !c.greeted
 	c.greeted = true
@@ -420,6 +437,7 @@ func (c *conn) onPing(id uint32, flags byte, p []byte) {
 	case flags&flagAck != 0:
 		c.onPong(p)
 	case c.spend(1):
+		c.queued(true)
 		o := appendFrame(c.wire.Out(), 8, framePing, flagAck, 0)
 		c.wire.SetOut(append(o, p...))
 	}
@@ -465,6 +483,10 @@ func (c *conn) onGoAway(id uint32, p []byte) {
 func (c *conn) onWindow(id uint32, p []byte) {
 	if len(p) != 4 {
 		c.fault(frameSizeError, "malformed window_update")
+		return
+	}
+	if c.windows++; c.windows > 5+2*(c.begun+int64(c.lim.Floods.WindowUpdates)*c.dataSent) {
+		c.fault(enhanceYourCalm, "flood of window updates")
 		return
 	}
 	n := int64(binary.BigEndian.Uint32(p) & 0x7fffffff)

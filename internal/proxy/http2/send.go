@@ -38,6 +38,7 @@ func (c *conn) sendFrame(s *h2stream, p []byte, end bool) {
 	}
 	c.sendWindow -= int64(len(p))
 	s.sendWindow -= int64(len(p))
+	c.dataSent++
 	c.earn(2)
 }
 
@@ -277,6 +278,7 @@ var (
 
 // sendResponse sends an interim or the final head.
 func (c *conn) sendResponse(s *h2stream, h *stream.Head, end bool) {
+	c.queued(false)
 	status, length := h.Status, h.Length
 	switch {
 	case status == 101 && s.extended:

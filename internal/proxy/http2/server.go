@@ -26,6 +26,12 @@ func NewServer(wire stream.Wire, acc stream.Acceptor, o *ServerOptions) *Server 
 // Idle reports whether no stream is in progress.
 func (s *Server) Idle() bool { return s.streams.n == 0 && s.blockID == 0 }
 
+// Partial reports whether the peer has begun something that it has not ended
+// and on which nothing can be done yet: its preface, or a field block.
+func (s *Server) Partial() bool {
+	return s.preface > 0 || s.blockID != 0 || s.streams.n == 0 && len(s.in) > 0
+}
+
 // Active returns how many streams are in progress.
 func (s *Server) Active() int { return s.streams.n }
 
@@ -90,6 +96,7 @@ func (s *Server) onList(x *h2stream, id uint32, end bool, l *fieldList) {
 		return // opened after our GOAWAY: it will be sent again elsewhere
 	}
 	s.lastID = id
+	s.begun++
 	if s.opened++; s.opened >= 1<<14 {
 		s.opened, s.resets = s.opened/2, s.resets/2
 	}
@@ -147,8 +154,13 @@ func (s *Server) refuse(id uint32, e code) {
 	s.writeReset(id, e)
 	s.forgotten[s.forget] = id
 	s.forget = (s.forget + 1) % uint8(len(s.forgotten))
+	s.wasted()
+}
+
+// wasted counts a stream that ended in a reset, whoever sent it.
+func (s *Server) wasted() {
 	if s.resets++; s.resets >= resetFloor && s.resets > s.opened/2 {
-		s.fault(enhanceYourCalm, "too many malformed or refused streams")
+		s.fault(enhanceYourCalm, "too many streams reset")
 	}
 }
 
@@ -159,8 +171,11 @@ func (s *Server) answerTooLarge(id uint32, end bool) {
 	o = s.enc.Status(o, 431)
 	o = s.enc.Append(o, nameLength, []byte("0"))
 	s.endBlock(o, at, id, true)
+	s.queued(false)
 	if !end {
 		s.refuse(id, noError)
+	} else {
+		s.wasted()
 	}
 }
 

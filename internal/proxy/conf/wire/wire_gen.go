@@ -4514,9 +4514,14 @@ func (m *Http1ProtocolOptions) decode(d *decoder, b []byte) *Error {
 
 // Http2ProtocolOptions is envoy.config.core.v3.Http2ProtocolOptions.
 type Http2ProtocolOptions struct {
-	MaxConcurrentStreams        *uint32
-	InitialStreamWindowSize     *uint32
-	InitialConnectionWindowSize *uint32
+	MaxConcurrentStreams                         *uint32
+	InitialStreamWindowSize                      *uint32
+	InitialConnectionWindowSize                  *uint32
+	MaxOutboundFrames                            *uint32
+	MaxOutboundControlFrames                     *uint32
+	MaxConsecutiveInboundFramesWithEmptyPayload  *uint32
+	MaxInboundPriorityFramesPerStream            *uint32
+	MaxInboundWindowUpdateFramesPerDataFrameSent *uint32
 }
 
 func (m *Http2ProtocolOptions) decode(d *decoder, b []byte) *Error {
@@ -4543,6 +4548,31 @@ func (m *Http2ProtocolOptions) decode(d *decoder, b []byte) *Error {
 				return twice("initial_connection_window_size")
 			}
 			m.InitialConnectionWindowSize, n, err = d.uint32Value(typ, b, "initial_connection_window_size")
+		case 7:
+			if m.MaxOutboundFrames != nil {
+				return twice("max_outbound_frames")
+			}
+			m.MaxOutboundFrames, n, err = d.uint32Value(typ, b, "max_outbound_frames")
+		case 8:
+			if m.MaxOutboundControlFrames != nil {
+				return twice("max_outbound_control_frames")
+			}
+			m.MaxOutboundControlFrames, n, err = d.uint32Value(typ, b, "max_outbound_control_frames")
+		case 9:
+			if m.MaxConsecutiveInboundFramesWithEmptyPayload != nil {
+				return twice("max_consecutive_inbound_frames_with_empty_payload")
+			}
+			m.MaxConsecutiveInboundFramesWithEmptyPayload, n, err = d.uint32Value(typ, b, "max_consecutive_inbound_frames_with_empty_payload")
+		case 10:
+			if m.MaxInboundPriorityFramesPerStream != nil {
+				return twice("max_inbound_priority_frames_per_stream")
+			}
+			m.MaxInboundPriorityFramesPerStream, n, err = d.uint32Value(typ, b, "max_inbound_priority_frames_per_stream")
+		case 11:
+			if m.MaxInboundWindowUpdateFramesPerDataFrameSent != nil {
+				return twice("max_inbound_window_update_frames_per_data_frame_sent")
+			}
+			m.MaxInboundWindowUpdateFramesPerDataFrameSent, n, err = d.uint32Value(typ, b, "max_inbound_window_update_frames_per_data_frame_sent")
 		case 6:
 			n, err = refuse(num, typ, b, "allow_metadata", true)
 		case 12:
@@ -4561,7 +4591,7 @@ func (m *Http2ProtocolOptions) decode(d *decoder, b []byte) *Error {
 			n, err = refuse(num, typ, b, "disallow_obs_text", false)
 		case 5: // harmless
 			n, err = skip(num, typ, b, protowire.VarintType)
-		case 1, 7, 8, 9, 10, 11, 16, 18, 21, 22: // harmless
+		case 1, 16, 18, 21, 22: // harmless
 			n, err = skip(num, typ, b, protowire.BytesType)
 		default:
 			return unknownField(num)
