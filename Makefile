@@ -61,7 +61,7 @@ fuzz: ## every fuzz target for FUZZTIME (30s) each, two at a time; failing input
 	$(GO) run ./test/fuzz -time $(or $(FUZZTIME),30s) $(if $(CI),,-keep) $(ARGS)
 
 .PHONY: bench
-bench: build ## tulle-proxy beside nginx, HAProxy and Envoy in one interleaved run: table, JSON, SVG in OUT (bin/bench)
+bench: build ## tulle-proxy beside nginx, HAProxy and Envoy in one interleaved run of some 20 minutes: tables, JSON, SVG in OUT (bin/bench)
 	$(GO) run ./test/bench -out $(or $(OUT),bin/bench) $(ARGS)
 
 .PHONY: bench-quick
@@ -69,8 +69,13 @@ bench-quick: build ## three shapes of the bench in under five minutes; OUT/bench
 	$(GO) run ./test/bench -quick -out $(or $(OUT),bin/bench) $(ARGS)
 
 .PHONY: bench-compare
-bench-compare: build ## run the bench, tell what moved beyond noise since BASE (test/bench/baseline.json); -save in ARGS makes a new one
+bench-compare: build ## run the bench, tell what moved beyond noise since BASE (test/bench/baseline.json)
 	$(GO) run ./test/bench -out $(or $(OUT),bin/bench) -compare $(or $(BASE),test/bench/baseline.json) $(ARGS)
+
+.PHONY: bench-save
+bench-save: build ## run the bench and keep it as BASE, and its picture for the README
+	$(GO) run ./test/bench -out $(or $(OUT),bin/bench) -save $(or $(BASE),test/bench/baseline.json) $(ARGS)
+	cp $(or $(OUT),bin/bench)/bench.svg test/bench/bench.svg
 
 .PHONY: soak
 soak: ## mixed traffic while everything changes, for FOR (30m) with SEED (1); then a hundred hot restarts under load

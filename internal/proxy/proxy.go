@@ -311,6 +311,11 @@ func (p *Proxy) gauges() {
 		_, _, starved := p.sockets.Counts()
 		return float64(starved)
 	})
+	p.telemetry.CounterFunc("go_gc_heap_allocs_objects_total", "Objects allocated on the heap.", func() float64 {
+		m := []metrics.Sample{{Name: "/gc/heap/allocs:objects"}}
+		metrics.Read(m)
+		return float64(m[0].Value.Uint64())
+	})
 	p.telemetry.CounterFunc("tulle_proxy_connections_refused_total", "Connections closed at once because too many were open.", func() float64 {
 		_, over, _ := p.sockets.Counts()
 		return float64(over)

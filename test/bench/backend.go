@@ -52,6 +52,7 @@ type server struct {
 	scratch   []byte
 	small     []byte // answers, ready to send
 	large     []byte
+	huge      []byte
 	grpcHead  []byte
 	grpcTail  []byte
 	grpcBody  []byte
@@ -65,9 +66,11 @@ type peer struct {
 	in      []byte
 	out     outbox
 	write   func([]byte) (int, error)
-	body    int  // HTTP/1.1: bytes of a request's body still to come
-	preface bool // HTTP/2: seen
-	credit  int  // HTTP/2: bytes not yet given back to the connection's window
+	body    int                // HTTP/1.1: bytes of a request's body still to come
+	rest    []byte             // HTTP/1.1: a large answer, sent after out
+	preface bool               // HTTP/2: seen
+	credit  int                // HTTP/2: bytes not yet given back to the connection's window
+	calls   map[uint32]*served // HTTP/2: streams that have sent data
 }
 
 func newServer() (*server, error) {
@@ -76,7 +79,7 @@ func newServer() (*server, error) {
 		return nil, err
 	}
 	s := &server{epoll: ep, listeners: map[int]func(*peer) bool{}, scratch: make([]byte, 256<<10), peers: make([]*peer, 1024)}
-	s.small, s.large = answer(1<<10), answer(100<<10)
+	s.small, s.large, s.huge = answer(1<<10), answer(100<<10), answer(hugeSize)
 	// 200 with content-type application/grpc; 1 KiB as one gRPC message; status 0.
 	s.grpcHead = frame(1, 4, 0, append([]byte{0x88, 0x0f, 0x10, 16}, "application/grpc"...))
 	s.grpcBody = frame(0, 0, 0, append([]byte{0, 0, 0, 3, 0xfb}, bytes.Repeat([]byte("x"), 1019)...))
@@ -191,7 +194,19 @@ func (p *peer) handle(events uint32) bool {
 	return true
 }
 
-func (p *peer) flush() bool { return p.out.flush(p.write) == nil }
+func (p *peer) flush() bool {
+	if p.out.flush(p.write) != nil {
+		return false
+	}
+	for len(p.rest) > 0 && p.out.empty() {
+		n, err := p.write(p.rest)
+		if err != nil {
+			return err == syscall.EAGAIN
+		}
+		p.rest = p.rest[n:]
+	}
+	return true
+}
 
 func (p *peer) echo() bool {
 	p.out.add(p.in...)
@@ -204,15 +219,19 @@ var (
 	lengthName = []byte("content-length:")
 	echoMark   = []byte("?echo ")
 	largeMark  = []byte("/100k?")
+	hugeMark   = []byte("/10m?")
 )
 
 // http1 answers each request of p.in: with its own head where the path ends in
-// ?echo, with 100 KiB where it is /100k, else with 1 KiB.
+// ?echo, with 100 KiB where it is /100k, 10 MiB where it is /10m, else with
+// 1 KiB; if it has a body once that has come.
 func (p *peer) http1() bool {
 	for len(p.in) > 0 {
 		if p.body > 0 {
 			n := min(p.body, len(p.in))
-			p.in, p.body = p.in[n:], p.body-n
+			if p.in, p.body = p.in[n:], p.body-n; p.body == 0 {
+				p.answer(p.s.small)
+			}
 			continue
 		}
 		end := bytes.Index(p.in, headEnd)
@@ -234,15 +253,31 @@ func (p *peer) http1() bool {
 			}
 		}
 		switch {
+		case p.body > 0:
 		case bytes.Contains(line, echoMark):
-			p.out.b = fmt.Appendf(p.out.b, "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n%s: 1.2.3\r\ncontent-length: %d\r\n\r\n%s", removeOnResponse, len(head), head)
+			p.answer(fmt.Appendf(nil, "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n%s: 1.2.3\r\ncontent-length: %d\r\n\r\n%s", removeOnResponse, len(head), head))
 		case bytes.Contains(line, largeMark):
-			p.out.add(p.s.large...)
+			p.answer(p.s.large)
+		case bytes.Contains(line, hugeMark):
+			p.answer(p.s.huge)
 		default:
-			p.out.add(p.s.small...)
+			p.answer(p.s.small)
 		}
 	}
 	return true
+}
+
+// answer queues what outlives it; the huge answer is not copied.
+func (p *peer) answer(b []byte) {
+	if len(b) > hugeSize && len(p.rest) == 0 {
+		p.rest = b
+		return
+	}
+	if len(p.rest) > 0 { // pipelined behind a huge one
+		p.out.add(p.rest...)
+		p.rest = nil
+	}
+	p.out.add(b...)
 }
 
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -275,11 +310,13 @@ func (p *peer) http2() bool {
 			p.out.add(frame(6, 1, 0, p.in[9:9+n])...)
 		case kind == 0:
 			p.credit += n
-			fallthrough
-		case kind == 1:
-			if flags&1 != 0 {
-				p.reply(id)
+			if !p.data(id, p.in[9:9+n], flags&1 != 0) {
+				return false
 			}
+		case kind == 1 && flags&1 != 0:
+			p.send(id, p.s.grpcHead, p.s.grpcBody, p.s.grpcTail)
+		case kind == 3:
+			delete(p.calls, id)
 		}
 		p.in = p.in[9+n:]
 	}
@@ -290,8 +327,59 @@ func (p *peer) http2() bool {
 	return true
 }
 
-func (p *peer) reply(id uint32) {
-	for _, f := range [][]byte{p.s.grpcHead, p.s.grpcBody, p.s.grpcTail} {
+// served is a gRPC stream: how much of its messages has come, and whether it
+// was answered to.
+type served struct {
+	bytes     int
+	streaming bool
+	answered  bool
+}
+
+// data takes a part of a request. A call whose message begins with streamMark
+// is answered to with a message for each, any other at its end.
+func (p *peer) data(id uint32, b []byte, end bool) bool {
+	c := p.calls[id]
+	if c == nil {
+		if end { // all of a unary call at once: no state
+			p.send(id, p.s.grpcHead, p.s.grpcBody, p.s.grpcTail)
+			return true
+		}
+		if p.calls == nil {
+			p.calls = map[uint32]*served{}
+		}
+		c = &served{}
+		p.calls[id] = c
+	}
+	if len(p.calls) > 1<<16 {
+		return false
+	}
+	if c.bytes <= 5 && c.bytes+len(b) > 5 {
+		c.streaming = b[5-c.bytes] == streamMark
+	}
+	before := c.bytes / grpcRequest
+	c.bytes += len(b)
+	if c.streaming {
+		for range c.bytes/grpcRequest - before {
+			if !c.answered {
+				p.send(id, p.s.grpcHead)
+			}
+			c.answered = true
+			p.send(id, p.s.grpcBody)
+		}
+	}
+	if end {
+		delete(p.calls, id)
+		if !c.answered {
+			p.send(id, p.s.grpcHead, p.s.grpcBody)
+		}
+		p.send(id, p.s.grpcTail)
+	}
+	return true
+}
+
+// send queues frames for a stream.
+func (p *peer) send(id uint32, frames ...[]byte) {
+	for _, f := range frames {
 		at := len(p.out.b) + 5
 		p.out.add(f...)
 		o := p.out.b[at:]

@@ -6,19 +6,24 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net/http"
 	"os"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
 
-// TestMain is also the backend that the tests start.
+// TestMain is also the backend and the load that the tests start.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "backend" {
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
 		if err := command(context.Background(), os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		return
@@ -26,68 +31,109 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// startedBackend runs the backend as the bench does.
-func startedBackend(t *testing.T) backends {
+// started is a bench whose backend runs.
+func started(t *testing.T) *bench {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{dir: t.TempDir(), self: self}
+	b := &bench{dir: t.TempDir(), self: self, seconds: 1}
 	stop, err := b.startBackend(t.Context())
 	if err != nil {
-		t.Skip("no second core, or no taskset:", err)
+		t.Fatal(err)
 	}
 	t.Cleanup(stop)
-	return b.backend
+	return b
 }
 
 // The load gets from the backend as many answers as it should, at its own pace
 // and at a fixed one.
 func TestLoad(t *testing.T) {
-	at := startedBackend(t)
+	b := started(t)
 	for _, tt := range []struct {
 		name string
-		o    loadOptions
+		addr string
+		rate int
+		args string
 	}{
-		{"http1", loadOptions{front: plain, addr: at.h1, conns: 4}},
-		{"http2", loadOptions{front: muxed, addr: at.h2, conns: 2, multi: 4}},
-		{"tcp", loadOptions{front: stream, addr: at.tcp, conns: 4, size: 1000}},
-		{"tcp bulk", loadOptions{front: stream, addr: at.tcp, conns: 2, size: 1 << 20}},
+		{"http1", b.backend.h1, 500, "-front plain -conns 4"},
+		{"unary", b.backend.h2, 500, "-front h2c -conns 2 -multi 4"},
+		{"stream", b.backend.h2, 0, "-front h2c -conns 2 -multi 4 -grpc stream"},
+		{"tcp", b.backend.tcp, 500, "-front tcp -conns 4 -size 1000"},
+		{"tcp bulk", b.backend.tcp, 20, "-front tcp -conns 2 -size 1048576"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := tt.o
-			o.last, o.message = time.Second, make([]byte, o.size) // long enough on a busy machine
-			r, err := loadUntil(&o)
+			args := append(strings.Fields(tt.args), "-addr", tt.addr)
+			r, err := b.callLoad(t.Context(), 500*time.Millisecond, args...)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if r.Requests == 0 || r.P50 <= 0 || r.P999 < r.P99 || r.P99 < r.P50 {
 				t.Errorf("closed loop: %+v", r)
 			}
-			if o.size > 1000 {
-				return // a rate of large messages is the machine's own
+			if tt.rate == 0 {
+				return
 			}
-			o.rate, o.last = 500, time.Second
-			if r, err = loadUntil(&o); err != nil {
+			r, err = b.callLoad(t.Context(), 500*time.Millisecond, append(args, "-rate", strconv.Itoa(tt.rate))...)
+			if err != nil {
 				t.Fatal(err)
 			}
-			if r.Requests > 501 {
-				t.Errorf("500/s for 1 s came to %d requests", r.Requests)
+			if due := tt.rate/2 + 1; r.Requests == 0 || r.Requests > due {
+				t.Errorf("%d/s for 0.5 s came to %d requests, want at most %d", tt.rate, r.Requests, due)
 			}
 		})
 	}
 }
 
-// loadUntil loads until something is answered: backend and load share one
-// process here, and one core with whatever else the machine does.
-func loadUntil(o *loadOptions) (r *loadResult, err error) {
-	for range 20 {
-		if r, err = load(o); err == nil {
-			break
+// A process holds slow readers and idle connections until it is told to end.
+func TestHold(t *testing.T) {
+	b := started(t)
+	for _, kind := range []string{"idle", "slow", "handshakes"} {
+		h, err := b.hold(t.Context(), "-kind", kind, "-addr", b.backend.h1, "-conns", "3")
+		if err != nil {
+			t.Fatalf("%s: %v", kind, err)
+		}
+		r, err := h.result()
+		h.stop()
+		if err != nil || r.Failed > 0 {
+			t.Errorf("%s: %+v, %v", kind, r, err)
 		}
 	}
-	return r, err
+}
+
+// A stream that ends otherwise than with gRPC status 0 fails the load.
+func TestCalls(t *testing.T) {
+	ok := frame(1, 4, 1, append([]byte{0x88, 0x0f, 0x10, 16}, "application/grpc"...))
+	body := frame(0, 0, 1, make([]byte, grpcAnswer))
+	good, bad := frame(1, 5, 1, append([]byte{0, 11}, "grpc-status\x010"...)), frame(1, 5, 1, append([]byte{0, 11}, "grpc-status\x0214"...))
+	for _, tt := range []struct {
+		name   string
+		frames [][]byte
+		done   int
+		fails  bool
+	}{
+		{"good", [][]byte{ok, body, good}, 1, false},
+		{"not ended", [][]byte{ok, body}, 0, false},
+		{"status 14", [][]byte{ok, body, bad}, 0, true},
+		{"no message", [][]byte{ok, good}, 0, true},
+		{"no trailers", [][]byte{ok, frame(0, 1, 1, make([]byte, grpcAnswer))}, 0, true},
+		{"reset", [][]byte{frame(3, 0, 1, []byte{0, 0, 0, 8})}, 0, true},
+	} {
+		c := &caller{o: &loadOptions{front: muxed}, calls: newCalls()}
+		c.calls.start(c)
+		all := slices.Concat(tt.frames...)
+		half := len(all) / 2
+		n, err := c.take(all[:half])
+		if err == nil {
+			var more int
+			more, err = c.take(all[half:])
+			n += more
+		}
+		if n != tt.done || (err != nil) != tt.fails {
+			t.Errorf("%s: %d done, %v", tt.name, n, err)
+		}
+	}
 }
 
 // A request that could not be sent in time is late from when it was due.
@@ -111,7 +157,7 @@ func TestLoadCountsWaiting(t *testing.T) {
 
 // The backend shows a request as it saw it, and has two sizes of answers.
 func TestBackend(t *testing.T) {
-	at := startedBackend(t)
+	at := started(t).backend
 	s := &subject{c: direct, column: equal, front: plain, running: &running{addr: at.h1}}
 	r, err := s.ask(http.MethodGet, 3, echoPath)
 	if err != nil {
@@ -120,10 +166,13 @@ func TestBackend(t *testing.T) {
 	if !strings.HasPrefix(string(r.body), "GET "+echoPath+" HTTP/1.1\r\nHost: "+hostName(3)+"\r\n") {
 		t.Errorf("echo is %q", r.body)
 	}
-	for path, want := range map[string]int{loadPath: 1 << 10, bulkPath: 100 << 10} {
+	for path, want := range map[string]int{loadPath: 1 << 10, bulkPath: 100 << 10, hugePath: hugeSize} {
 		if r, err = s.ask(http.MethodGet, 3, path); err != nil || len(r.body) != want {
 			t.Errorf("%s: %d bytes, want %d (%v)", path, len(r.body), want, err)
 		}
+	}
+	if err := s.checkHuge(); err != nil {
+		t.Error(err)
 	}
 	s = &subject{c: direct, column: equal, front: muxed, running: &running{addr: at.h2}}
 	if r, err = s.ask(http.MethodPost, 3, grpcPath); err != nil {
@@ -229,6 +278,59 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// A target is missed by what its median exceeds, and none is met without a
+// measurement.
+func TestTargets(t *testing.T) {
+	a := run2([]float64{8, 8.4, 8.4}, []float64{10, 10, 10})
+	zero, one := 0.0, 1.0
+	for _, x := range []*series{
+		{Shape: "handshakes-200", Column: equal, Contender: "tulle", Slots: []slot{{P99: 300, Quiet99: 100}, {P99: 160, Quiet99: 80}, {P99: 500, Quiet99: 200}}},
+		{Shape: "h2-8x16", Column: filters, Contender: "tulle", Slots: []slot{{Allocs: &zero}}},
+		{Shape: "mtls-pair-64", Column: filters, Contender: "tulle", Slots: []slot{{Allocs: &one}}},
+	} {
+		a.Series = append(a.Series, x)
+	}
+	var b bytes.Buffer
+	if err := a.print(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`HTTP/1.1 plaintext, CPU to nginx +0.80 +0.70 +0.84 x +MISSED by 5 %`,
+		`HTTP/1.1 plaintext, CPU to HAProxy .* not measured`,
+		`p99 while 200 peers handshake, to the quiet .* 2.50 x +MISSED by 25 %`,
+		`allocations per request, HTTP/2 .* 0.00 +met`,
+		`allocations per request, mTLS pair .* 1.00 +MISSED`,
+		`mTLS pair, filters on, CPU to envoy-istio .* not measured`,
+		`handshakes-200 +equal +tulle +- +100 .* 2.50 +2.0..3.0`,
+	} {
+		if !regexp.MustCompile(want).MatchString(b.String()) {
+			t.Errorf("no line matches %s in\n%s", want, b.String())
+		}
+	}
+}
+
+// Every target names a shape that is measured, in a column in which we compete.
+func TestTargetsAreMeasured(t *testing.T) {
+	for _, x := range targetList {
+		i := slices.IndexFunc(shapes, func(s shape) bool { return s.name == x.shape })
+		if i < 0 || !tulle.can(shapes[i].front, x.column) {
+			t.Errorf("%s: nothing measures %s in the column %s", x.name, x.shape, x.column)
+		}
+	}
+}
+
+// What the control plane gives a proxy are as many clusters as were asked for,
+// each with its endpoints.
+func TestManyClusters(t *testing.T) {
+	all, err := manyClusters(3)
+	if err != nil || len(all) != 6 {
+		t.Fatalf("%d resources, %v", len(all), err)
+	}
+	if _, err := resourcesOf([]byte("{}")); err == nil {
+		t.Error("nothing passes for resources")
+	}
+}
+
 // The picture is XML, with a bar for each contender but direct.
 func TestPicture(t *testing.T) {
 	p := run2([]float64{8}, []float64{16}).picture()
@@ -273,14 +375,14 @@ func TestTable(t *testing.T) {
 	if len(rows) != hostCount*prefixCount {
 		t.Fatalf("%d rows", len(rows))
 	}
-	p := &plan{front: plain, filters: true, dir: t.TempDir(), backend: backends{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}}
+	p := &plan{stage: on(plain), filters: true, dir: t.TempDir(), backend: backends{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}}
 	var ngx strings.Builder
 	nginxServers(&ngx, "127.0.0.1:4", "", "http://b", "")
 	yaml, err := p.tulleYAML("127.0.0.1:4")
 	if err != nil {
 		t.Fatal(err)
 	}
-	env, err := json.Marshal((&envoyConf{plan: p, addr: "127.0.0.1:4", to: "127.0.0.1:1", inbound: true, outbound: true}).bootstrap())
+	env, err := json.Marshal((&envoyConf{plan: p, addr: "127.0.0.1:4", to: []string{"127.0.0.1:1"}, inbound: true, outbound: true}).bootstrap())
 	if err != nil {
 		t.Fatal(err)
 	}

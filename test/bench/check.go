@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -34,6 +36,11 @@ func (s *subject) check(ref *subject) error {
 	if s.front == stream {
 		return checkEcho(s.addr)
 	}
+	if s.front == plain {
+		if err := s.checkHuge(); err != nil {
+			return err
+		}
+	}
 	probes := []struct {
 		host int
 		path string
@@ -63,6 +70,21 @@ func (s *subject) check(ref *subject) error {
 		return err
 	}
 	return s.checkTLS()
+}
+
+// checkHuge passes 10 MiB in both directions.
+func (s *subject) checkHuge() error {
+	for method, path := range map[string]string{http.MethodGet: hugePath, http.MethodPost: loadPath} {
+		r, err := s.ask(method, loadHost, path)
+		if err != nil {
+			return fmt.Errorf("%s of 10 MiB: %w", method, err)
+		}
+		want := map[string]int{http.MethodGet: hugeSize, http.MethodPost: 1 << 10}[method]
+		if r.status != 200 || len(r.body) != want {
+			return fmt.Errorf("%s of 10 MiB: status %d, %d bytes", method, r.status, len(r.body))
+		}
+	}
+	return nil
 }
 
 // reply is what matters of an answer.
@@ -135,6 +157,9 @@ func (s *subject) ask(method string, host int, path string) (*reply, error) {
 	default:
 		t.Protocols.SetHTTP1(true)
 	}
+	if s.front == plain && method == http.MethodPost {
+		body = bytes.NewReader(make([]byte, hugeSize))
+	}
 	req, err := http.NewRequest(method, scheme+"://"+s.addr+path, body)
 	if err != nil {
 		return nil, err
@@ -148,7 +173,7 @@ func (s *subject) ask(method string, host int, path string) (*reply, error) {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, hugeSize+1))
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +218,7 @@ func (s *subject) checkForwarded() error {
 	return nil
 }
 
-// checkTLS wants TLS 1.3 with AES-128-GCM, and of the pair's second a client
+// checkTLS wants TLS 1.3 with AES-128-GCM, X25519 and a P-256 key, and of the pair's second a client
 // certificate.
 func (s *subject) checkTLS() error {
 	addr := s.inner
@@ -205,7 +230,7 @@ func (s *subject) checkTLS() error {
 		return nil
 	}
 	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", addr,
-		&tls.Config{InsecureSkipVerify: true, ServerName: map[bool]string{false: hostName(loadHost), true: pairName}[s.front == paired]})
+		&tls.Config{InsecureSkipVerify: true, CurvePreferences: []tls.CurveID{tls.X25519}, ServerName: map[bool]string{false: hostName(loadHost), true: pairName}[s.front == paired]})
 	if err != nil {
 		return fmt.Errorf("TLS: %w", err)
 	}
@@ -213,6 +238,9 @@ func (s *subject) checkTLS() error {
 	st := conn.ConnectionState()
 	if st.Version != tls.VersionTLS13 || st.CipherSuite != tls.TLS_AES_128_GCM_SHA256 {
 		return fmt.Errorf("TLS is %s, %s", tls.VersionName(st.Version), tls.CipherSuiteName(st.CipherSuite))
+	}
+	if key, ok := st.PeerCertificates[0].PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() || st.CurveID != tls.X25519 {
+		return fmt.Errorf("TLS with %s and a %T", st.CurveID, st.PeerCertificates[0].PublicKey)
 	}
 	if s.front != paired {
 		return nil

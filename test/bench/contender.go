@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -13,14 +14,20 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/xds"
 )
 
-// contender is one proxy under test: one file each, and one line in contenders.
+// contender is one proxy under test, in a file of its own. A further one is one
+// more file: a variable of this type whose start configures it from the plan
+// (table() is the route table) and spawns it, and
+//
+//	func init() { contenders = append(contenders, other) }
 type contender struct {
 	name    string
 	columns []string // in which it competes; the first is the default of shapes without filters
 	needs   []need
-	fronts  []front // that it can be; nil: all
+	fronts  []front // that it can be; nil: all but fed
 	// start brings it up for a front. It must listen when start returns.
 	start func(ctx context.Context, p *plan) (*running, error)
 }
@@ -34,38 +41,94 @@ const (
 	filters = "filters"
 )
 
-// need is a program that must be there.
-type need struct{ program, install string }
+// need is a program that must be there, and Debian's package of it.
+type need struct{ program, pkg string }
 
 // missing names the programs of the contender that are not there.
 func (c *contender) missing() error {
 	var errs []error
 	for _, n := range c.needs {
 		if _, err := exec.LookPath(n.program); err != nil {
-			errs = append(errs, fmt.Errorf("%s needs %s: %s", c.name, n.program, n.install))
+			errs = append(errs, fmt.Errorf("%s needs %s: apt-get install %s", c.name, n.program, n.pkg))
 		}
 	}
 	return errors.Join(errs...)
 }
 
+// install gets what is missing from Debian, where we may; what is still missing
+// then is told by missing.
+func install(ctx context.Context, all []*contender) {
+	var packages []string
+	for _, c := range all {
+		for _, n := range c.needs {
+			if _, err := exec.LookPath(n.program); err != nil && !slices.Contains(packages, n.pkg) {
+				packages = append(packages, n.pkg)
+			}
+		}
+	}
+	if len(packages) == 0 || os.Geteuid() != 0 {
+		return
+	}
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "installing", strings.Join(packages, ", "))
+	for _, args := range [][]string{{"update", "-qq"}, append([]string{"install", "-y", "-qq", "--no-install-recommends"}, packages...)} {
+		cmd := exec.CommandContext(ctx, "apt-get", args...)
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "apt-get %s: %v: %.500s\n", args[0], err, out)
+		}
+	}
+}
+
 // can reports whether the contender competes as that front in that column.
-// There are no filters on bytes.
+// There are no filters on bytes, nor where clusters arrive.
 func (c *contender) can(f front, column string) bool {
-	if c.fronts != nil && !slices.Contains(c.fronts, f) {
+	if c.fronts == nil && f == fed || c.fronts != nil && !slices.Contains(c.fronts, f) {
 		return false
 	}
-	return slices.Contains(c.columns, column) && (f != stream || column == equal)
+	return slices.Contains(c.columns, column) && (f != stream && f != fed || column == equal)
 }
 
 // plan is what a contender is given.
 type plan struct {
-	front   front
+	stage
 	filters bool // policy, labelled metrics and header operations
 	dir     string
 	backend backends
 	pki     *pki
 	tulle   string // the program
 	self    string // this program
+}
+
+// stage is what contenders are started as, anew for each.
+type stage struct {
+	front front
+	peers int // paired: how many of the second kind there are, on two loops each; 0: one, on one loop
+}
+
+func (g stage) String() string {
+	if g.peers > 0 {
+		return fmt.Sprintf("%s%d", g.front, g.peers)
+	}
+	return string(g.front)
+}
+
+// loops, threads or workers of each proxy.
+func (g stage) loops() int {
+	if g.peers > 0 {
+		return 2
+	}
+	return 1
+}
+
+// cpus are the cores of the proxies.
+func (g stage) cpus() string {
+	if g.peers > 0 {
+		return bothCPU
+	}
+	return proxyCPU
 }
 
 // path of a file of the contender.
@@ -87,13 +150,31 @@ func (p *plan) upstream() string {
 	return p.backend.h1
 }
 
+// inners are addresses for the second ones of a pair.
+func (p *plan) inners() (out []string, err error) {
+	for range max(p.peers, 1) {
+		a, err := freeAddr()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
 // running is a contender that was started.
 type running struct {
-	addr  string // where the load goes
-	inner string // pair: where the second one takes mutual TLS
-	pids  []int  // processes whose CPU and memory count
-	jobs  []*job // to end, the last first
-	after func() // once they have ended; may be nil
+	addr   string      // where the load goes
+	inner  string      // pair: where the second one takes mutual TLS
+	client certificate // pair: what a peer shows there
+	pids   []int       // processes whose CPU and memory count
+	jobs   []*job      // to end, the last first
+	after  func()      // once they have ended; may be nil
+	// allocs counts the objects that the processes have allocated; nil: unknown.
+	allocs func() (float64, error)
+	// arrive gives a fed contender more resources and returns when it has accepted
+	// them; without any it takes those of before away. nil: it is not fed.
+	arrive func(ctx context.Context, more []xds.Resource) error
 }
 
 func (r *running) stop() {
@@ -105,17 +186,13 @@ func (r *running) stop() {
 	}
 }
 
-// Cores: the proxies share one, load and backend the other.
-const (
-	proxyCPU = "0"
-	loadCPU  = "1"
-)
-
 // job is a process group that we started.
 type job struct {
 	cmd  *exec.Cmd
 	log  string
 	done chan struct{}
+	// stdin is open as long as we live: what ends with it does not outlive us.
+	stdin io.WriteCloser
 }
 
 // spawn starts a command on a core; what it says goes to a file.
@@ -127,6 +204,9 @@ func spawn(dir, name, cpu string, args ...string) (*job, error) {
 	}
 	defer out.Close()
 	j.cmd = exec.Command("taskset", append([]string{"-c", cpu}, args...)...)
+	if j.stdin, err = j.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
 	j.cmd.Stdout, j.cmd.Stderr = out, out
 	j.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := j.cmd.Start(); err != nil {
@@ -156,7 +236,11 @@ func (j *job) stop() {
 
 // await polls until ok, the end of the process, or 20 s.
 func (j *job) await(ctx context.Context, what string, ok func() bool) error {
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	return j.awaitFor(ctx, 20*time.Second, what, ok)
+}
+
+func (j *job) awaitFor(ctx context.Context, limit time.Duration, what string, ok func() bool) error {
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if ok() {
 			return nil
 		}
@@ -168,7 +252,7 @@ func (j *job) await(ctx context.Context, what string, ok func() bool) error {
 		default:
 		}
 	}
-	return fmt.Errorf("no %s after 20 s; it said:\n%s", what, j.said())
+	return fmt.Errorf("no %s after %v; it said:\n%s", what, limit, j.said())
 }
 
 // listening waits until a connection is accepted at each address.

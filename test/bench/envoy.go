@@ -10,11 +10,13 @@ import (
 	envoytest "github.com/tulle-mesh/tulle/test/envoy"
 )
 
-// envoyPlain is a stock Envoy, one worker, which routes and nothing else.
+// envoyPlain is a stock Envoy, a worker per loop of ours, which routes and
+// nothing else.
 var envoyPlain = &contender{
 	name: "envoy", columns: []string{equal},
-	needs: []need{{"python3", "apt-get install python3 python3-pip (Envoy comes from PyPI)"}},
-	start: startEnvoy,
+	needs:  []need{{"python3", "python3"}, {"pip3", "python3-pip"}},
+	fronts: []front{plain, muxed, paired, ending, stream, fed},
+	start:  startEnvoy,
 }
 
 // obj is a message of Envoy's API in JSON.
@@ -31,45 +33,73 @@ func startEnvoy(ctx context.Context, p *plan) (*running, error) {
 	}
 	r := &running{addr: addr}
 	if p.front != paired {
-		e := &envoyConf{plan: p, addr: addr, to: p.upstream(), inbound: true, outbound: true}
+		e := &envoyConf{plan: p, addr: addr, to: []string{p.upstream()}, inbound: true, outbound: true}
+		if p.front == fed {
+			if e.ads, err = r.feed("bench"); err != nil {
+				return r, err
+			}
+		}
 		return r, r.envoy(ctx, p, "envoy", binary, e)
 	}
-	if r.inner, err = freeAddr(); err != nil {
+	r.client = p.pki.client
+	inner, err := p.inners()
+	if err != nil {
 		return nil, err
 	}
-	if err := r.envoy(ctx, p, "in", binary, &envoyConf{plan: p, addr: r.inner, to: p.upstream(), inbound: true, server: true}); err != nil {
-		return r, err
+	r.inner = inner[0]
+	for i, at := range inner {
+		e := &envoyConf{plan: p, addr: at, to: []string{p.upstream()}, inbound: true, server: true}
+		if err := r.envoy(ctx, p, fmt.Sprintf("in%d", i), binary, e); err != nil {
+			return r, err
+		}
 	}
-	return r, r.envoy(ctx, p, "out", binary, &envoyConf{plan: p, addr: addr, to: r.inner, outbound: true, client: true})
+	return r, r.envoy(ctx, p, "out", binary, &envoyConf{plan: p, addr: addr, to: inner, outbound: true, client: true})
 }
 
 // envoyConf says what one Envoy is.
 type envoyConf struct {
 	*plan
-	addr, to          string
-	inbound, outbound bool // where policy is asked, where routes change headers
-	server, client    bool // of mutual TLS
+	addr              string
+	to                []string
+	ads               string // unix socket of a control plane; empty: none
+	inbound, outbound bool   // where policy is asked, where routes change headers
+	server, client    bool   // of mutual TLS
 }
 
 func (e *envoyConf) bootstrap() obj {
 	listener := obj{"name": "front", "address": envoyAddress(e.addr), "filter_chains": []obj{e.chain()}}
+	var endpoints []obj
+	for _, t := range e.to {
+		endpoints = append(endpoints, obj{"endpoint": obj{"address": envoyAddress(t)}})
+	}
 	cluster := obj{"name": "b", "type": "STATIC", "connect_timeout": "5s",
 		"circuit_breakers": obj{"thresholds": []obj{{"max_connections": 100000, "max_pending_requests": 100000, "max_requests": 100000, "max_retries": 100}}},
-		"load_assignment":  obj{"cluster_name": "b", "endpoints": []obj{{"lb_endpoints": []obj{{"endpoint": obj{"address": envoyAddress(e.to)}}}}}}}
+		"load_assignment":  obj{"cluster_name": "b", "endpoints": []obj{{"lb_endpoints": endpoints}}}}
 	if e.front == muxed {
-		cluster["typed_extension_protocol_options"] = obj{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": obj{
-			"@type":                "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-			"explicit_http_config": obj{"http2_protocol_options": obj{}}}}
+		cluster["typed_extension_protocol_options"] = envoyHTTP2
 	}
 	if e.client {
 		cluster["transport_socket"] = envoyTLS("UpstreamTlsContext", e.pki.client, obj{"sni": pairName}, e.trust())
 	}
-	return obj{
+	out := obj{
 		"node":             obj{"id": "bench", "cluster": "bench"},
 		"static_resources": obj{"listeners": []obj{listener}, "clusters": []obj{cluster}},
 		"layered_runtime":  obj{"layers": []obj{{"name": "s", "static_layer": obj{"overload": obj{"global_downstream_max_connections": 50000}}}}},
 	}
+	if e.ads != "" {
+		ads := obj{"name": "ads", "type": "STATIC", "typed_extension_protocol_options": envoyHTTP2,
+			"load_assignment": obj{"cluster_name": "ads", "endpoints": []obj{{"lb_endpoints": []obj{{"endpoint": obj{"address": obj{"pipe": obj{"path": e.ads}}}}}}}}}
+		out["static_resources"] = obj{"listeners": []obj{listener}, "clusters": []obj{cluster, ads}}
+		out["dynamic_resources"] = obj{"cds_config": obj{"ads": obj{}, "resource_api_version": "V3"},
+			"ads_config": obj{"api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": []obj{{"envoy_grpc": obj{"cluster_name": "ads"}}}}}
+	}
+	return out
 }
+
+// envoyHTTP2 are options of a cluster that speaks HTTP/2.
+var envoyHTTP2 = obj{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": obj{
+	"@type":                "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+	"explicit_http_config": obj{"http2_protocol_options": obj{}}}}
 
 func (e *envoyConf) chain() obj {
 	if e.front == stream {
@@ -167,7 +197,7 @@ func (r *running) envoy(ctx context.Context, p *plan, name, binary string, e *en
 	if err != nil {
 		return err
 	}
-	j, err := spawn(p.dir, name, proxyCPU, binary, "-c", file, "--concurrency", "1", "--disable-hot-restart", "-l", "warning")
+	j, err := spawn(p.dir, name, p.cpus(), binary, "-c", file, "--concurrency", strconv.Itoa(p.loops()), "--disable-hot-restart", "-l", "warning")
 	if err != nil {
 		return err
 	}

@@ -25,23 +25,44 @@ type subject struct {
 
 // slot is one measurement of one contender in one round.
 type slot struct {
-	CPU  float64 `json:"cpu,omitempty"` // microseconds per request
-	RPS  float64 `json:"rps,omitempty"`
-	RSS  int     `json:"rss,omitempty"` // KiB, at its end
-	P50  float64 `json:"p50,omitempty"` // at a fixed rate, microseconds
-	P99  float64 `json:"p99,omitempty"`
-	P999 float64 `json:"p999,omitempty"`
+	CPU float64 `json:"cpu,omitempty"` // microseconds per request
+	RPS float64 `json:"rps,omitempty"`
+	RSS int     `json:"rss,omitempty"` // KiB, at its end
+	// Objects allocated per request; nil: unknown.
+	Allocs *float64 `json:"allocs,omitempty"`
+	P50    float64  `json:"p50,omitempty"` // at a fixed rate, microseconds
+	P99    float64  `json:"p99,omitempty"`
+	P999   float64  `json:"p999,omitempty"`
+
+	// Of a scenario: the latencies without it, handshakes made in it, KiB of
+	// memory per 1,000 idle connections.
+	Quiet50     float64 `json:"quiet50,omitempty"`
+	Quiet99     float64 `json:"quiet99,omitempty"`
+	Quiet999    float64 `json:"quiet999,omitempty"`
+	Handshakes  float64 `json:"handshakes,omitempty"`
+	PerThousand float64 `json:"per_thousand,omitempty"`
 }
 
 // saturate loads the subject with one shape for some seconds.
 func (s *subject) saturate(ctx context.Context, b *bench, sh *shape, last time.Duration) (slot, error) {
+	var allocs, counting float64
+	if s.allocs != nil {
+		first, err := s.allocs()
+		if err != nil {
+			return slot{}, err
+		}
+		if allocs, err = s.allocs(); err != nil {
+			return slot{}, err
+		}
+		counting = allocs - first // what asking costs
+	}
 	before, err := cpuTime(s.pids)
 	if err != nil {
 		return slot{}, err
 	}
 	var n, rps float64
 	switch {
-	case sh.front == stream:
+	case sh.front == stream || sh.grpc != "":
 		n, rps, err = b.ownLoad(ctx, sh, s.addr, last)
 	case sh.front == muxed:
 		n, rps, err = b.h2load(ctx, sh, s.addr, last)
@@ -63,6 +84,14 @@ func (s *subject) saturate(ctx context.Context, b *bench, sh *shape, last time.D
 		return slot{}, errors.New("no request was answered")
 	}
 	out := slot{RPS: rps, RSS: rss(s.pids)}
+	if s.allocs != nil {
+		now, err := s.allocs()
+		if err != nil {
+			return slot{}, err
+		}
+		per := max(now-allocs-counting, 0) / n
+		out.Allocs = &per
+	}
 	if len(s.pids) > 0 {
 		out.CPU = float64(after-before) / float64(time.Microsecond) / n
 	}
@@ -72,8 +101,7 @@ func (s *subject) saturate(ctx context.Context, b *bench, sh *shape, last time.D
 // pace asks at a fixed rate and takes latencies.
 func (s *subject) pace(ctx context.Context, b *bench, sh *shape, last time.Duration) (slot, error) {
 	f := sh.front
-	switch {
-	case f == paired || f == ending && s.c == direct:
+	if f == paired || f == fed || f == ending && s.c == direct {
 		f = plain
 	}
 	r, err := b.callLoad(ctx, last, "-front", string(f), "-addr", s.addr, "-conns", "16", "-multi", strconv.Itoa(sh.multi),
@@ -85,10 +113,10 @@ func (s *subject) pace(ctx context.Context, b *bench, sh *shape, last time.Durat
 }
 
 // onLoadCPU runs a command with a limit of time and returns what it wrote.
-func onLoadCPU(ctx context.Context, last time.Duration, args ...string) (string, error) {
+func (b *bench) onLoadCPU(ctx context.Context, last time.Duration, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, last+20*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "taskset", append([]string{"-c", loadCPU}, args...)...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "taskset", append([]string{"-c", loadCPU}, b.first(args)...)...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%s: %w: %.2000s", filepath.Base(args[0]), err, out)
 	}
@@ -96,7 +124,7 @@ func onLoadCPU(ctx context.Context, last time.Duration, args ...string) (string,
 }
 
 func (b *bench) callLoad(ctx context.Context, last time.Duration, args ...string) (*loadResult, error) {
-	out, err := onLoadCPU(ctx, last, append([]string{b.self, "load", "-last", last.String()}, args...)...)
+	out, err := b.onLoadCPU(ctx, last, append([]string{b.self, "load", "-last", last.String()}, args...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +133,11 @@ func (b *bench) callLoad(ctx context.Context, last time.Duration, args ...string
 }
 
 func (b *bench) ownLoad(ctx context.Context, sh *shape, addr string, last time.Duration) (n, rps float64, err error) {
-	r, err := b.callLoad(ctx, last, "-front", string(sh.front), "-addr", addr, "-conns", strconv.Itoa(sh.conns), "-size", strconv.Itoa(sh.size))
+	args := []string{"-front", string(sh.front), "-addr", addr, "-conns", strconv.Itoa(sh.conns), "-multi", strconv.Itoa(sh.multi), "-size", strconv.Itoa(sh.size)}
+	if sh.grpc != "" {
+		args = append(args, "-grpc", sh.grpc)
+	}
+	r, err := b.callLoad(ctx, last, args...)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -124,6 +156,9 @@ var (
 func (b *bench) wrk(ctx context.Context, sh *shape, url string, last time.Duration) (n, rps float64, err error) {
 	var lua strings.Builder
 	fmt.Fprintf(&lua, "wrk.method = \"GET\"\nwrk.path = %q\nwrk.headers[\"Host\"] = %q\n", sh.path, hostName(loadHost))
+	if sh.body > 0 {
+		fmt.Fprintf(&lua, "wrk.method = \"POST\"\nwrk.body = string.rep(\"x\", %d)\n", sh.body)
+	}
 	for _, h := range loadHeaders {
 		fmt.Fprintf(&lua, "wrk.headers[%q] = %q\n", h[0], h[1])
 	}
@@ -131,7 +166,7 @@ func (b *bench) wrk(ctx context.Context, sh *shape, url string, last time.Durati
 	if err := os.WriteFile(file, []byte(lua.String()), 0o600); err != nil {
 		return 0, 0, err
 	}
-	out, err := onLoadCPU(ctx, last, "wrk", "-t1", "-c"+strconv.Itoa(sh.conns), "-d"+strconv.Itoa(int(last.Seconds()))+"s", "-s", file, url)
+	out, err := b.onLoadCPU(ctx, last, "wrk", "-t1", "-c"+strconv.Itoa(sh.conns), "-d"+strconv.Itoa(int(last.Seconds()))+"s", "-s", file, url)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -155,7 +190,7 @@ func (b *bench) h2load(ctx context.Context, sh *shape, addr string, last time.Du
 	for _, h := range grpcHeaders {
 		args = append(args, "-H", h[0]+": "+h[1])
 	}
-	out, err := onLoadCPU(ctx, last, append(args, "http://"+addr+sh.path)...)
+	out, err := b.onLoadCPU(ctx, last, append(args, "http://"+addr+sh.path)...)
 	if err != nil {
 		return 0, 0, err
 	}

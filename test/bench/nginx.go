@@ -6,10 +6,11 @@ import (
 	"strings"
 )
 
-// nginx is the proxy that everybody knows: one worker.
+// nginx is the proxy that everybody knows: a worker per loop of ours. Bodies
+// pass as they come, in neither direction by way of a file.
 var nginx = &contender{
 	name: "nginx", columns: []string{equal},
-	needs:  []need{{"nginx", "apt-get install nginx"}},
+	needs:  []need{{"nginx", "nginx"}},
 	fronts: []front{plain, muxed, paired, ending}, // Debian's has no stream module
 	start:  startNginx,
 }
@@ -29,21 +30,27 @@ func startNginx(ctx context.Context, p *plan) (*running, error) {
 	case ending:
 		nginxServers(&c, addr+" ssl", nginxTLS(p.pki.gateway), "http://b", nginxForwarded)
 	case paired:
-		if r.inner, err = freeAddr(); err != nil {
+		r.client = p.pki.client
+		inner, err := p.inners()
+		if err != nil {
 			return nil, err
 		}
-		nginxServers(&c, r.inner+" ssl", nginxTLS(p.pki.server)+fmt.Sprintf(" ssl_client_certificate %s; ssl_verify_client on;", p.pki.ca), "http://b",
-			"proxy_set_header X-Forwarded-Proto $http_x_forwarded_proto; proxy_set_header X-Forwarded-Client-Cert \"Subject=$ssl_client_s_dn\";")
-		if err := r.nginx(ctx, p, "in", nginxConf(p, "in", p.upstream(), c.String()), r.inner); err != nil {
-			return r, err
+		r.inner = inner[0]
+		for i, in := range inner {
+			name := fmt.Sprintf("in%d", i)
+			nginxServers(&c, in+" ssl", nginxTLS(p.pki.server)+fmt.Sprintf(" ssl_client_certificate %s; ssl_verify_client on;", p.pki.ca), "http://b",
+				"proxy_set_header X-Forwarded-Proto $http_x_forwarded_proto; proxy_set_header X-Forwarded-Client-Cert \"Subject=$ssl_client_s_dn\";")
+			if err := r.nginx(ctx, p, name, nginxConf(p, name, c.String(), p.upstream()), in); err != nil {
+				return r, err
+			}
+			c.Reset()
 		}
-		c.Reset()
 		nginxServers(&c, addr, fmt.Sprintf("proxy_ssl_certificate %s; proxy_ssl_certificate_key %s; proxy_ssl_trusted_certificate %s; "+
 			"proxy_ssl_verify on; proxy_ssl_name %s; proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse on;",
 			p.pki.client.cert, p.pki.client.key, p.pki.ca, pairName), "https://b", "proxy_set_header X-Forwarded-Proto $scheme;")
-		return r, r.nginx(ctx, p, "out", nginxConf(p, "out", r.inner, c.String()), addr)
+		return r, r.nginx(ctx, p, "out", nginxConf(p, "out", c.String(), inner...), addr)
 	}
-	return r, r.nginx(ctx, p, "nginx", nginxConf(p, "nginx", p.upstream(), c.String()), addr)
+	return r, r.nginx(ctx, p, "nginx", nginxConf(p, "nginx", c.String(), p.upstream()), addr)
 }
 
 const nginxForwarded = "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme;"
@@ -72,16 +79,17 @@ func nginxServers(c *strings.Builder, listen, extra, to, headers string) {
 	}
 }
 
-func nginxConf(p *plan, name, upstream, servers string) string {
-	return fmt.Sprintf(`daemon off; worker_processes 1; worker_rlimit_nofile 20000; pid %s; error_log %s warn;
-events { worker_connections 8192; }
+func nginxConf(p *plan, name, servers string, upstream ...string) string {
+	return fmt.Sprintf(`daemon off; worker_processes %d; worker_rlimit_nofile 20000; pid %s; error_log %s warn;
+events { worker_connections 12000; }
 http {
  access_log off; keepalive_requests 1000000000; keepalive_timeout 3600; tcp_nodelay on; server_tokens off;
  http2_max_requests 1000000000; http2_max_concurrent_streams 1000; server_names_hash_bucket_size 128;
  client_body_temp_path %s; proxy_temp_path %s; fastcgi_temp_path %s; uwsgi_temp_path %s; scgi_temp_path %s;
- upstream b { server %s; keepalive 512; keepalive_requests 1000000000; }
+ client_max_body_size 0; proxy_request_buffering off; proxy_max_temp_file_size 0;
+ upstream b { %skeepalive 512; keepalive_requests 1000000000; }
 %s}
-`, p.path(name+".pid"), p.path(name+".err"), p.path("cb"), p.path("pt"), p.path("ft"), p.path("ut"), p.path("st"), upstream, servers)
+`, p.loops(), p.path(name+".pid"), p.path(name+".err"), p.path("cb"), p.path("pt"), p.path("ft"), p.path("ut"), p.path("st"), "server "+strings.Join(upstream, "; server ")+"; ", servers)
 }
 
 // nginx runs one nginx, master and worker, and waits for addr.
@@ -90,7 +98,7 @@ func (r *running) nginx(ctx context.Context, p *plan, name, conf, addr string) e
 	if err != nil {
 		return err
 	}
-	j, err := spawn(p.dir, name, proxyCPU, "nginx", "-p", p.dir, "-c", file)
+	j, err := spawn(p.dir, name, p.cpus(), "nginx", "-p", p.dir, "-c", file)
 	if err != nil {
 		return err
 	}
@@ -99,7 +107,7 @@ func (r *running) nginx(ctx context.Context, p *plan, name, conf, addr string) e
 		return err
 	}
 	var pids []int
-	err = j.await(ctx, "a worker", func() bool { pids = family(j.pid(), "nginx"); return len(pids) == 2 })
+	err = j.await(ctx, "its workers", func() bool { pids = family(j.pid(), "nginx"); return len(pids) == 1+p.loops() })
 	r.pids = append(r.pids, pids...)
 	return err
 }

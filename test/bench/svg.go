@@ -4,68 +4,93 @@ import (
 	"bytes"
 	"fmt"
 	"html"
+	"slices"
 )
 
-// colours by contender; others are grey.
-var colours = map[string]string{"tulle": "#0f766e", "nginx": "#6b9a3f", "haproxy": "#3f74a8", "envoy": "#b58bc4", "envoy-istio": "#8b4fa3"}
+// titles of the shapes in the picture; others are not drawn.
+var titles = map[string]string{
+	"h1-64":          "HTTP/1.1, 64 connections",
+	"h2-8x16":        "HTTP/2, 8 connections of 16 streams, gRPC",
+	"mtls-pair-64":   "Two sidecars with mutual TLS between, HTTP/1.1 in and out",
+	"tls-gateway-64": "Gateway ending TLS, HTTP/1.1",
+	"tcp-64":         "TCP, echoes of 1 KiB",
+}
+
+// bar is a line of the picture.
+type bar struct {
+	name, class string
+	value       float64 // microseconds
+}
+
+// barOf is the name of a contender in a column, and its style.
+func barOf(r row) bar {
+	b := bar{name: r.Contender, class: "peer", value: *r.CPU}
+	if r.Column == filters {
+		b.name += ", filters on"
+	}
+	if r.Contender == istio {
+		b.name = "envoy as Istio sets it up"
+	}
+	if r.Contender == tulle.name {
+		b.class = "tulle"
+	}
+	return b
+}
+
+// style has the colours of light and dark pages; the ground is the picture's
+// own, so that it can be read wherever it is shown.
+const style = `<style>
+.ground{fill:#ffffff;stroke:#d0d7de}.text{fill:#1f2328}.faint{fill:#59636e}.peer{fill:#afb8c1}.tulle{fill:#0f766e}.strong{font-weight:600}
+@media (prefers-color-scheme: dark){.ground{fill:#0d1117;stroke:#3d444d}.text{fill:#f0f6fc}.faint{fill:#9198a1}.peer{fill:#57606a}.tulle{fill:#2dd4bf}}
+</style>
+`
 
 // picture draws CPU per request, the less the better: a group of bars for each
-// shape, drawn against the longest of the group.
+// shape, drawn against the longest of the group. Widths are for the font that
+// is the widest in use.
 func (a *samples) picture() []byte {
 	const (
-		width, left, right = 760, 190, 110
-		bar, gap, title    = 15, 3, 30
+		width, left, right  = 760, 206, 84
+		thick, step, header = 14, 19, 34
+		top, bottom         = 62, 16
 	)
-	type line struct {
-		name, colour string
-		value        float64
-	}
-	type group struct {
-		shape string
-		lines []line
-		top   float64
-	}
-	var groups []*group
+	groups := map[string][]bar{}
+	var order []string
 	for _, r := range a.rows() {
-		if r.CPU == nil {
+		if r.CPU == nil || titles[r.Shape] == "" {
 			continue
 		}
-		if n := len(groups); n == 0 || groups[n-1].shape != r.Shape {
-			groups = append(groups, &group{shape: r.Shape})
+		if !slices.Contains(order, r.Shape) {
+			order = append(order, r.Shape)
 		}
-		g := groups[len(groups)-1]
-		name, colour := r.Contender, colours[r.Contender]
-		if r.Column == filters && r.Contender == tulle.name {
-			name = "tulle, filters on"
-		}
-		if colour == "" {
-			colour = "#888888"
-		}
-		g.lines = append(g.lines, line{name, colour, *r.CPU})
-		g.top = max(g.top, *r.CPU)
+		groups[r.Shape] = append(groups[r.Shape], barOf(r))
 	}
-	height := 50
+	height := top + bottom
 	for _, g := range groups {
-		height += title + len(g.lines)*(bar+gap)
+		height += header + len(g)*step
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="12">`+"\n", width, height, width, height)
-	fmt.Fprintf(&b, `<title>CPU per request of tulle-proxy and its peers</title>`+"\n"+`<rect width="100%%" height="100%%" fill="#ffffff"/>`+"\n")
-	fmt.Fprintf(&b, `<text x="16" y="26" font-size="15" font-weight="600" fill="#1f2328">CPU per request, microseconds (less is better)</text>`+"\n")
-	y := 40
-	for _, g := range groups {
-		fmt.Fprintf(&b, `<text x="16" y="%d" font-weight="600" fill="#1f2328">%s</text>`+"\n", y+20, html.EscapeString(g.shape))
-		y += title
-		for _, l := range g.lines {
-			w := l.value / g.top * (width - left - right)
-			weight := "400"
-			if l.colour == colours[tulle.name] {
-				weight = "600"
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif" font-size="12" role="img">`+"\n",
+		width, height, width, height)
+	b.WriteString("<title>CPU time per request of tulle-proxy and its peers</title>\n" + style)
+	fmt.Fprintf(&b, `<rect class="ground" x="0.5" y="0.5" width="%d" height="%d" rx="8"/>`+"\n", width-1, height-1)
+	fmt.Fprintf(&b, `<text class="text strong" x="20" y="30" font-size="16">CPU time per request, in microseconds</text>`+"\n")
+	fmt.Fprintf(&b, `<text class="faint" x="20" y="49">Less is better. One core each, by turns in one run; medians. Pairs: both proxies together.</text>`+"\n")
+	y := top
+	for _, shape := range order {
+		g := groups[shape]
+		longest := slices.MaxFunc(g, func(x, y bar) int { return int(1e3*x.value) - int(1e3*y.value) }).value
+		fmt.Fprintf(&b, `<text class="text strong" x="20" y="%d" font-size="13">%s</text>`+"\n", y+header-12, html.EscapeString(titles[shape]))
+		y += header
+		for _, l := range g {
+			w := max(l.value/longest*(width-left-right), 2)
+			strong := ""
+			if l.class == "tulle" {
+				strong = " strong"
 			}
-			fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end" font-weight="%s" fill="#1f2328">%s</text>`+
-				`<rect x="%d" y="%d" width="%.1f" height="%d" rx="2" fill="%s"/><text x="%.1f" y="%d" fill="#57606a">%.1f</text>`+"\n",
-				left-8, y+bar-3, weight, html.EscapeString(l.name), left, y, w, bar, l.colour, float64(left)+w+6, y+bar-3, l.value)
-			y += bar + gap
+			fmt.Fprintf(&b, `<text class="text%s" x="%d" y="%d" text-anchor="end">%s</text><rect class="%s" x="%d" y="%d" width="%.1f" height="%d" rx="2"/>`+
+				`<text class="faint%s" x="%.1f" y="%d">%.1f</text>`+"\n", strong, left-10, y+11, html.EscapeString(l.name), l.class, left, y, w, thick, strong, left+w+7, y+11, l.value)
+			y += step
 		}
 	}
 	b.WriteString("</svg>\n")

@@ -72,6 +72,8 @@ const (
 	loadHost = 7
 	loadPath = "/api/v1/items?id=42"
 	bulkPath = "/api/v1/100k?id=42"
+	hugePath = "/api/v1/10m?id=42"
+	hugeSize = 10 << 20
 	echoPath = "/api/v1/?echo"
 	grpcPath = "/api/v1/pkg.Service/Method"
 )
@@ -105,33 +107,53 @@ const (
 	paired front = "pair"  // two of the kind, mutual TLS between, HTTP/1.1 outside
 	ending front = "tls"   // TLS ends here, HTTP/1.1 behind
 	stream front = "tcp"   // bytes
+	fed    front = "xds"   // plain, configured over xDS
 )
-
-var fronts = []front{plain, muxed, paired, ending, stream}
 
 // shape is one kind of load.
 type shape struct {
-	name  string
-	front front
+	name string
+	stage
 	quick bool // part of -quick
+	main  bool // a target stands on it: measured for the whole time, others for half
 	conns int
-	multi int    // streams of an HTTP/2 connection
-	path  string // of HTTP shapes
-	size  int    // bytes of a message, TCP shapes
-	fixed bool   // latency at a fixed rate is taken at this shape, for its front
+	multi int       // streams of an HTTP/2 connection
+	path  string    // of HTTP shapes
+	body  int       // bytes of the request, HTTP/1.1
+	size  int       // bytes of a message, TCP shapes
+	grpc  string    // our own load with gRPC: "unary" or "stream"
+	fixed bool      // latency at a fixed rate is taken at this shape, for its front
+	scene *scenario // something happens while requests come at a fixed rate; nil: saturation
 }
 
+func on(f front) stage { return stage{front: f} }
+
+// shapes by front, those of idle memory first: memory that a load leaves hides
+// theirs.
 var shapes = []shape{
-	{name: "h1-8", front: plain, conns: 8, path: loadPath},
-	{name: "h1-64", front: plain, conns: 64, path: loadPath, quick: true, fixed: true},
-	{name: "h1-256", front: plain, conns: 256, path: loadPath},
-	{name: "h1-100k", front: plain, conns: 16, path: bulkPath},
-	{name: "h2-8x16", front: muxed, conns: 8, multi: 16, path: grpcPath, quick: true, fixed: true},
-	{name: "h2-32x1", front: muxed, conns: 32, multi: 1, path: grpcPath},
-	{name: "mtls-pair-64", front: paired, conns: 64, path: loadPath, quick: true, fixed: true},
-	{name: "tls-gateway-64", front: ending, conns: 64, path: loadPath, fixed: true},
-	{name: "tcp-64", front: stream, conns: 64, size: 1 << 10, fixed: true},
-	{name: "tcp-bulk", front: stream, conns: 4, size: 1 << 20},
+	{name: "idle-10000", stage: on(plain), scene: &scenario{idle: 10000, once: true}},
+	{name: "h1-8", stage: on(plain), conns: 8, path: loadPath},
+	{name: "h1-64", stage: on(plain), conns: 64, path: loadPath, quick: true, main: true, fixed: true},
+	{name: "h1-256", stage: on(plain), conns: 256, path: loadPath},
+	{name: "h1-100k", stage: on(plain), conns: 16, path: bulkPath},
+	{name: "h1-10m", stage: on(plain), conns: 4, path: hugePath},
+	{name: "h1-10m-up", stage: on(plain), conns: 4, path: loadPath, body: hugeSize},
+	{name: "slow-reader", stage: on(plain), scene: &scenario{slow: 8}},
+	{name: "h2-8x16", stage: on(muxed), conns: 8, multi: 16, path: grpcPath, quick: true, main: true, fixed: true},
+	{name: "h2-32x1", stage: on(muxed), conns: 32, multi: 1, path: grpcPath},
+	{name: "grpc-unary", stage: on(muxed), conns: 16, multi: 4, grpc: unary},
+	{name: "grpc-stream", stage: on(muxed), conns: 8, multi: 8, grpc: streaming},
+	{name: "mtls-pair-64", stage: on(paired), conns: 64, path: loadPath, quick: true, main: true, fixed: true},
+	{name: "handshakes", stage: on(paired), scene: &scenario{peers: 8, full: true}},
+	{name: "handshakes-200", stage: on(paired), scene: &scenario{peers: 200}},
+	{name: "mtls-pair-1peer", stage: stage{paired, 1}, conns: 64, path: loadPath},
+	{name: "mtls-pair-2peers", stage: stage{paired, 2}, conns: 64, path: loadPath},
+	{name: "mtls-pair-4peers", stage: stage{paired, 4}, conns: 64, path: loadPath},
+	{name: "idle-tls-2000", stage: on(ending), scene: &scenario{idle: 2000, once: true}},
+	{name: "tls-gateway-64", stage: on(ending), conns: 64, path: loadPath, main: true, fixed: true},
+	{name: "tcp-64", stage: on(stream), conns: 64, size: 1 << 10, main: true, fixed: true},
+	{name: "tcp-bulk", stage: on(stream), conns: 4, size: 1 << 20, main: true},
+	{name: "clusters-2000", stage: on(fed), scene: &scenario{clusters: 2000}},
 }
 
 // choose picks shapes by name; without names all, or the quick ones.
@@ -148,4 +170,14 @@ func choose(names []string, quick bool) ([]shape, error) {
 		}
 	}
 	return out, nil
+}
+
+// stages of shapes, in order.
+func stages(of []shape) (out []stage) {
+	for _, s := range of {
+		if !slices.Contains(out, s.stage) {
+			out = append(out, s.stage)
+		}
+	}
+	return out
 }

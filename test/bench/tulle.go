@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -17,7 +18,8 @@ import (
 // with Istio's labels are always on.
 var tulle = &contender{
 	name: "tulle", columns: []string{equal, filters},
-	start: startTulle,
+	fronts: []front{plain, muxed, paired, ending, stream, fed},
+	start:  startTulle,
 }
 
 func startTulle(ctx context.Context, p *plan) (*running, error) {
@@ -36,11 +38,15 @@ func startTulle(ctx context.Context, p *plan) (*running, error) {
 	if err := os.WriteFile(filepath.Join(mesh, "bench.yaml"), []byte(yaml), 0o644); err != nil {
 		return nil, err
 	}
+	if p.front == fed {
+		r := &running{addr: addr}
+		return r, r.tulleFed(ctx, p, mesh)
+	}
 	state, err := os.MkdirTemp("", "tb") // short: the path of a unix socket is bounded
 	if err != nil {
 		return nil, err
 	}
-	up, err := spawn(p.dir, "up", proxyCPU, p.tulle, "up", "-f", mesh, "--state", state, "--loops", "1", "--access-log=false")
+	up, err := spawn(p.dir, "up", p.cpus(), p.tulle, "up", "-f", mesh, "--state", state, "--loops", strconv.Itoa(p.loops()), "--access-log=false")
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +61,7 @@ func startTulle(ctx context.Context, p *plan) (*running, error) {
 	if len(r.pids) != 1 {
 		return r, fmt.Errorf("want one tulle-proxy, found %d", len(r.pids))
 	}
-	return r, nil
+	return r, r.tulleAdmin()
 }
 
 // tullePair starts the two programs with their sidecars. The second is our
@@ -65,9 +71,9 @@ func (r *running) tullePair(ctx context.Context, p *plan, state string) error {
 	if err := up.await(ctx, "the mesh is served", func() bool { return strings.Contains(up.said(), "the mesh is served") }); err != nil {
 		return err
 	}
-	run := func(deployment string, cmd ...string) (*job, error) {
-		args := []string{p.tulle, "run", "--state", state, "--loops", "1", "--mode", "ports", "--proxy-log=false", "-n", "bench", "--deployment", deployment, "--"}
-		j, err := spawn(p.dir, deployment, proxyCPU, append(args, cmd...)...)
+	run := func(name, deployment string, cmd ...string) (*job, error) {
+		args := []string{p.tulle, "run", "--state", state, "--loops", strconv.Itoa(p.loops()), "--mode", "ports", "--proxy-log=false", "-n", "bench", "--deployment", deployment, "--"}
+		j, err := spawn(p.dir, name, p.cpus(), append(args, cmd...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -78,10 +84,12 @@ func (r *running) tullePair(ctx context.Context, p *plan, state string) error {
 		}
 		return j, err
 	}
-	if _, err := run("backend", "taskset", "-c", loadCPU, p.self, "backend"); err != nil {
-		return err
+	for i := range max(p.peers, 1) {
+		if _, err := run(fmt.Sprintf("backend%d", i), "backend", "taskset", "-c", loadCPU, p.self, "backend"); err != nil {
+			return err
+		}
 	}
-	client, err := run("client", p.self, "place")
+	client, err := run("client", "client", p.self, "place")
 	if err != nil {
 		return err
 	}
@@ -96,11 +104,16 @@ func (r *running) tullePair(ctx context.Context, p *plan, state string) error {
 	if err != nil {
 		return err
 	}
-	if len(r.pids) != 2 {
-		return fmt.Errorf("want two sidecars, found %d", len(r.pids))
+	if want := max(p.peers, 1) + 1; len(r.pids) != want {
+		return fmt.Errorf("want %d sidecars, found %d", want, len(r.pids))
 	}
-	r.inner, err = tulleInbound(r.pids[0])
-	return err
+	if r.inner, err = tulleInbound(r.pids[0]); err != nil {
+		return err
+	}
+	if r.client, err = tulleIdentity(p, r.pids[len(r.pids)-1]); err != nil {
+		return err
+	}
+	return r.tulleAdmin()
 }
 
 // tulleProxies are the data planes that a process has started. Guards of
