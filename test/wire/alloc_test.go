@@ -125,19 +125,30 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// BenchmarkKeepAlive is one HTTP/1 request through one proxy on one connection.
+// BenchmarkKeepAlive is one HTTP/1 request through one proxy with filters, on
+// one connection and on 64 at once.
 func BenchmarkKeepAlive(b *testing.B) {
-	p := proxytest.Start(b, &proxy.Bootstrap{}, proxytest.Forward(proxytest.To(fixed(b)), nil))
-	run := keepAlive(b, p.Addr, 1)
-	b.ReportAllocs()
-	b.ResetTimer()
-	run(b.N)
+	p := proxytest.Start(b, &proxy.Bootstrap{}, proxytest.Forward(proxytest.To(fixed(b)), filters))
+	requests(b, p.Addr)
 }
 
 // BenchmarkBridge is one HTTP/1 request through two sidecars.
 func BenchmarkBridge(b *testing.B) {
-	run := keepAlive(b, proxytest.NewMesh(b, fixed(b), proxytest.Options{}).Client.Addr, 1)
-	b.ReportAllocs()
-	b.ResetTimer()
-	run(b.N)
+	requests(b, proxytest.NewMesh(b, fixed(b), proxytest.Options{Client: filters, Server: filters}).Client.Addr)
+}
+
+// BenchmarkPair is the same without the bridge: HTTP/1 over mTLS.
+func BenchmarkPair(b *testing.B) {
+	requests(b, proxytest.NewMesh(b, fixed(b), proxytest.Options{NoBridge: true}).Client.Addr)
+}
+
+func requests(b *testing.B, addr string) {
+	for _, conns := range []int{1, 64} {
+		b.Run(fmt.Sprint(conns), func(b *testing.B) {
+			run := keepAlive(b, addr, conns)
+			b.ReportAllocs()
+			b.ResetTimer()
+			run((b.N + conns - 1) / conns)
+		})
+	}
 }
