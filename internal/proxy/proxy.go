@@ -138,6 +138,9 @@ func Run(ctx context.Context, boot *Bootstrap, log *slog.Logger) error {
 		return err
 	}
 	defer h.close()
+	if h.conn != nil {
+		log.Info("has the sockets of the predecessor; taking over when ready", "pid", h.pid, "sockets", len(h.fds))
+	}
 	p.inheritListeners(h)
 	if p.inside != nil {
 		if err := p.serveNames(h); err != nil {

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os/exec"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -168,52 +167,75 @@ func TestAdminDrain(t *testing.T) {
 	}
 }
 
-// TestListenerGone: connections of a listener that configuration takes away may
-// go on for a time, those of others are not touched.
+// TestListenerGone: connections of a listener that configuration takes away, or
+// whose policy it changes, may go on for a time, those of others are not touched.
 func TestListenerGone(t *testing.T) {
-	var mu sync.Mutex
-	open := map[string]bool{}
-	backend := bytesBackend(t, func(c net.Conn, in *bufio.Reader) {
-		line, _ := in.ReadString('\n')
-		mu.Lock()
-		open[line] = true
-		mu.Unlock()
-		fmt.Fprint(c, line)
-		_, _ = io.Copy(c, in)
-		mu.Lock()
-		delete(open, line)
-		mu.Unlock()
-	})
+	backend := bytesBackend(t, func(c net.Conn, in *bufio.Reader) { _, _ = io.Copy(c, in) })
 	g := newGateway(t, backend, "HTTP")
-	g.Boot.ListenersDrain = proxy.Duration(500 * time.Millisecond)
+	g.Boot.ListenersDrain = proxy.Duration(3 * time.Second)
 	p := g.Serve(nil)
-	one := dial(t, g.tcp)
-	in := bufio.NewReader(one)
-	fmt.Fprint(one, "hello\n")
-	if s, err := in.ReadString('\n'); err != nil || s != "hello\n" {
-		t.Fatal(s, err)
-	}
 	text := edgeYAML(backend, "HTTP")
-	// A change that does not concern it.
-	g.place.Change(strings.Replace(text, "timeout: 0s", "timeout: 7s", 1))
-	fmt.Fprint(one, "still\n")
-	if s, err := in.ReadString('\n'); err != nil || s != "still\n" {
-		t.Fatal(s, err)
-	}
-	g.place.Change(strings.Replace(text, "  - {port: {number: 9000, name: tcp, protocol: TCP}, hosts: [\"*\"]}\n", "", 1))
-	Wait(t, "nobody listens", func() bool {
-		c, err := net.Dial("tcp", g.tcp)
-		if err == nil {
-			_ = c.Close()
+	const policy = `---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: some, namespace: shop}
+spec:
+  selector: {matchLabels: {istio: edge}}
+  action: DENY
+  rules: [{from: [{source: {ipBlocks: [%s]}}], to: [{operation: {ports: ["9000"]}}]}]
+`
+	says := func(c net.Conn, in *bufio.Reader, what string) {
+		t.Helper()
+		fmt.Fprintln(c, what)
+		if s, err := in.ReadString('\n'); err != nil || s != what+"\n" {
+			t.Fatal(s, err)
 		}
-		return err != nil
-	})
-	fmt.Fprint(one, "go on\n")
-	if s, err := in.ReadString('\n'); err != nil || s != "go on\n" {
-		t.Fatal(s, err)
 	}
-	if s, err := in.ReadString('\n'); err != io.EOF {
-		t.Errorf("it was not ended: %q %v", s, err)
+	for name, change := range map[string]struct {
+		text string
+		done func() bool
+	}{
+		"removed": {strings.Replace(text, "  - {port: {number: 9000, name: tcp, protocol: TCP}, hosts: [\"*\"]}\n", "", 1), func() bool {
+			c, err := net.Dial("tcp", g.tcp)
+			if err == nil {
+				_ = c.Close()
+			}
+			return err != nil
+		}},
+		"policy": {text + fmt.Sprintf(policy, "127.0.0.0/8"), func() bool { // new ones are denied at once
+			c := dial(t, g.tcp)
+			defer c.Close()
+			fmt.Fprintln(c, "let me in")
+			_, err := bufio.NewReader(c).ReadByte()
+			return err != nil
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g.place.Change(text)
+			var one net.Conn
+			var in *bufio.Reader
+			Wait(t, "the listener", func() bool {
+				c, err := net.Dial("tcp", g.tcp)
+				if err != nil {
+					return false
+				}
+				one, in = c, bufio.NewReader(c)
+				_ = c.SetDeadline(time.Now().Add(2 * patience))
+				fmt.Fprintln(c, "hello")
+				s, err := in.ReadString('\n')
+				return err == nil && s == "hello\n"
+			})
+			defer one.Close()
+			// A change that does not concern it.
+			g.place.Change(strings.Replace(text, "timeout: 0s, ", "timeout: 0s, headers: {response: {set: {x-new: yes}}}, ", 1))
+			says(one, in, "still")
+			g.place.Change(change.text)
+			Wait(t, "the change", change.done)
+			says(one, in, "go on")
+			if s, err := in.ReadString('\n'); err != io.EOF {
+				t.Errorf("it was not ended: %q %v", s, err)
+			}
+		})
 	}
 	if !p.Serves() {
 		t.Error("it does not serve")

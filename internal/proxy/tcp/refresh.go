@@ -12,14 +12,21 @@ import (
 // something else, have been let in by rules that hold no longer: they end after
 // limit, unless the chain comes back.
 func (e *Env) Refresh(snap *conf.Snapshot, limit time.Duration) {
+	found := map[*conf.Chain]*conf.Chain{} // sessions are many, chains few
 	for s := range e.live {
 		l := snap.Listeners[s.listener]
 		if l == s.inform {
 			continue
 		}
 		s.inform = l
-		switch stays := l != nil && hasChain(l, s.chain); {
-		case stays:
+		now, known := found[s.chain]
+		if !known && l != nil {
+			now = sameChain(l, s.chain)
+			found[s.chain] = now
+		}
+		switch {
+		case now != nil:
+			s.chain, s.conf = now, now.TCP // the old one need not be kept
 			s.gone.Stop()
 		case !s.gone.Armed():
 			e.Loop.Arm(&s.gone, limit, s.outlived)
@@ -33,9 +40,9 @@ func (s *session) outlived() {
 	s.end(nil)
 }
 
-// hasChain reports whether connections of an earlier chain would still get
-// what they got.
-func hasChain(l *conf.Listener, old *conf.Chain) bool {
+// sameChain finds the chain whose connections get what those of an earlier one
+// got; nil: there is none.
+func sameChain(l *conf.Listener, old *conf.Chain) *conf.Chain {
 	same := func(c *conf.Chain) bool {
 		if c == nil || c == old {
 			return c != nil
@@ -44,5 +51,11 @@ func hasChain(l *conf.Listener, old *conf.Chain) bool {
 		x.Origin, y.Origin = "", ""
 		return reflect.DeepEqual(&x, &y)
 	}
-	return same(l.Default) || slices.ContainsFunc(l.Chains, same)
+	if same(l.Default) {
+		return l.Default
+	}
+	if i := slices.IndexFunc(l.Chains, same); i >= 0 {
+		return l.Chains[i]
+	}
+	return nil
 }
