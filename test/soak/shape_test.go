@@ -112,6 +112,7 @@ func session(name, addr, host string, upgrade bool, pause time.Duration) shape {
 		}
 		for range 10 + r.IntN(20) {
 			want := body(r, 3000)
+			_ = c.SetDeadline(time.Now().Add(limit)) // of each answer: how long a session takes is the machine's affair
 			if _, err := c.Write(want); err != nil {
 				return err
 			}

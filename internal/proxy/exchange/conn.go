@@ -164,6 +164,7 @@ func (c *Conn) OnWritable() { c.codec().OnWritable() }
 
 // OnClose implements stream.Codec and lets go of the connection.
 func (c *Conn) OnClose(err error) {
+	c.codec().OnClose(err) // ends exchanges, the last of which arms idle
 	c.idle.Stop()
 	if r := c.rare; r != nil {
 		r.age.Stop()
@@ -171,7 +172,6 @@ func (c *Conn) OnClose(err error) {
 		r.gone.Stop()
 		r.slow.Stop()
 	}
-	c.codec().OnClose(err)
 	c.env.closed(c)
 }
 
