@@ -68,7 +68,7 @@ func (x *Exchange) startAttempt() {
 	a.ep, a.lastEndpoint, a.counts, a.begun = ep, ep, true, x.env.Loop.Now()
 	a.tried = append(a.tried, ep)
 	x.attempts++
-	a.ticket = pool.Ticket{Cluster: x.handle, Endpoint: ep, Version: x.req.Version, Upgrade: x.upgrade,
+	a.ticket = pool.Ticket{Cluster: x.handle, Endpoint: ep, Version: x.req.Version, Upgrade: x.upgrade, Large: x.req.Length >= pool.Large,
 		Authority: x.req.Authority, Raw: x.connect && x.fwd.ConnectTCP, Peer: a, Owner: a}
 	x.env.Pool.Get(&a.ticket)
 }

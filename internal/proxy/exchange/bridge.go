@@ -23,7 +23,8 @@ import (
 //	tulle-peer: name;namespace;canonical;revision;cluster
 //
 // Both are honoured there only, never sent elsewhere, and stripped from every
-// request before a route is looked at. What the two ends keep, one test per row (test/wire/bridge_test.go):
+// request before a route is looked at. What the two ends keep, one test per row (test/wire/bridge_test.go,
+// the last three in flow_test.go, bulk_test.go and limits_test.go):
 //
 //	what                    sender                        receiver
 //	version                 tulle-orig: 1.0 or 1.1        the head's version again; app sees HTTP/1.1
@@ -37,6 +38,9 @@ import (
 //	hop-by-hop fields       removed by the codec          removed by the codec
 //	abort of either side    RST_STREAM CANCEL             request reset
 //	early response          END_STREAM, RST NO_ERROR      answer kept, connection closed after it
+//	a slow reader           credit as it drains           the program's connection is read no further
+//	large bodies            apart from small requests     the same connection
+//	limits                  a virtual connection each     none
 const (
 	origHeader = "tulle-orig"
 	peerHeader = "tulle-peer"

@@ -50,9 +50,14 @@ func (c *Client) Greeted() bool { return c.greeted }
 // once Greeted. An upgrade sent before waits for that.
 func (c *Client) Extended() bool { return c.extended }
 
-// Congested reports whether the connection's window is used up: another
-// connection would be faster.
-func (c *Client) Congested() bool { return c.sendWindow <= 0 }
+// Congested reports whether the connection's window is used up in one of the
+// directions, or will be by streams that are not read: another connection would
+// be faster.
+func (c *Client) Congested() bool { return c.sendWindow <= 0 || c.held > int64(c.lim.MaxHeld)/2 }
+
+// Bulk counts the streams in progress that carry large bodies: those whose
+// length says so, and those that have moved so much.
+func (c *Client) Bulk() int { return c.bulk }
 
 // Open begins an exchange; nil when Capacity is 0. The request is sent by the
 // stream; the response comes to peer.
@@ -153,6 +158,9 @@ func (c *Client) sendRequest(s *h2stream, h *stream.Head, end bool) {
 	s.sendWindow = c.peerWindow
 	c.streams.put(s)
 	s.headSent = true
+	if h.Length >= bulkSize {
+		s.large(h.Length)
+	}
 	at, o := c.beginBlock(s.id)
 	o = c.appendRequest(o, s, h, end)
 	c.endBlock(o, at, s.id, end)
@@ -326,6 +334,9 @@ func (c *Client) onResponse(x *h2stream, end bool, h *stream.Head) {
 		return
 	}
 	h.Body = !end
+	if !end && h.Length >= bulkSize {
+		x.large(h.Length)
+	}
 	if x.tunnel || !end {
 		if x.peer != nil {
 			x.peer.OnHead(h, false)

@@ -1,6 +1,7 @@
 package http2
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -279,5 +280,82 @@ func TestStreamTable(t *testing.T) {
 		if tab.get(id) != want[id] || tab.n != len(want) {
 			t.Fatalf("step %d: id %d", i, id)
 		}
+	}
+}
+
+// TestBulk: a stream counts as large by its length or by what it has moved,
+// either way, and no longer than it lives.
+func TestBulk(t *testing.T) {
+	r := newClientRig(t, xhttp2.Setting{ID: xhttp2.SettingInitialWindowSize, Val: 4 << 20})
+	r.fr.WriteWindowUpdate(0, 8<<20)
+	r.send()
+	r.frames()
+	piece := strings.Repeat("x", 16<<10)
+	is := func(what string, want int) {
+		t.Helper()
+		if got := r.c.Bulk(); got != want {
+			t.Errorf("%s: %d large streams, want %d", what, got, want)
+		}
+	}
+	r.start("GET") // 1
+	r.headers(1, false, ":status", "200", "content-length", fmt.Sprint(bulkSize-1))
+	is("an answer below", 0)
+	r.start("GET") // 3
+	r.headers(3, false, ":status", "200", "content-length", fmt.Sprint(bulkSize))
+	is("an answer that says so", 1)
+	r.start("GET") // 5
+	r.headers(5, false, ":status", "200")
+	for range bulkSize/len(piece) - 1 {
+		r.data(5, false, piece)
+	}
+	is("before it has moved so much", 1)
+	r.data(5, false, piece)
+	is("after", 2)
+	said := new(streamtest.Peer)
+	said.Stream = r.c.Open(said)
+	h := request("POST")
+	h.Length = bulkSize
+	said.Stream.SendHead(h, false)
+	is("a request that says so", 3)
+	up := new(streamtest.Peer)
+	up.Stream = r.c.Open(up)
+	up.Stream.SendHead(request("POST"), false)
+	for range bulkSize / len(piece) {
+		up.Stream.SendData([]byte(piece), false)
+		r.frames()
+	}
+	is("a request that has moved so much", 4)
+	r.data(5, true, "")
+	said.Stream.Reset(stream.Cancelled)
+	is("two have ended", 2)
+	r.fr.WriteRSTStream(3, xhttp2.ErrCodeCancel)
+	r.send()
+	up.Stream.Reset(stream.Cancelled)
+	is("all have ended", 0)
+}
+
+// TestCongested: streams that are not read use up a connection for others.
+func TestCongested(t *testing.T) {
+	r := newClientRig(t)
+	var slow []*streamtest.Peer
+	for i := 0; !r.c.Congested(); i++ {
+		if i == 100 {
+			t.Fatal("never congested")
+		}
+		p := r.start("GET")
+		p.Stream.Pause(true)
+		slow = append(slow, p)
+		id := uint32(2*i + 1)
+		r.headers(id, false, ":status", "200")
+		for range 256 / 16 {
+			r.data(id, false, strings.Repeat("x", 16<<10))
+		}
+	}
+	if n := len(slow) * 256 << 10; n > 4<<20 {
+		t.Errorf("only after %d bytes", n)
+	}
+	slow[0].Stream.Pause(false)
+	if r.c.Congested() {
+		t.Error("still congested when one goes on")
 	}
 }

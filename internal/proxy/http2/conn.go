@@ -45,6 +45,7 @@ type conn struct {
 	recvWindow int64 // left of the connection's window
 	credit     int64 // taken, not yet given back
 	held       int64 // of paused streams
+	bulk       int   // streams with large bodies
 
 	lastID    uint32 // highest stream of the peer that we took up
 	nextID    uint32 // our next stream
@@ -281,6 +282,9 @@ func (c *conn) drop(s *h2stream) {
 	}
 	c.unready(s)
 	c.held -= s.held
+	if s.bulk {
+		c.bulk--
+	}
 	c.set.drop(s.pend)
 	if s.late != nil {
 		c.set.putHead(s.late)

@@ -24,11 +24,13 @@ type h2stream struct {
 	waits      bool // in the waiting list
 	doomed     bool // client: cannot be sent; its peer is told later
 	pendEnd    bool // END_STREAM follows pend
+	bulk       bool // carries a large body, one way or the other
 	left       int64
 	sendWindow int64
 	recvWindow int64
 	credit     int64 // taken of the window, not yet given back
 	held       int64 // of credit, counted in conn.held
+	moved      int64 // bytes of bodies, both ways
 
 	pend  []byte       // body that waits for a window or for the wire
 	off   int          // sent of pend
@@ -41,6 +43,14 @@ type h2stream struct {
 // unsent reports whether anything waits to be sent.
 func (s *h2stream) unsent() bool {
 	return len(s.pend) > s.off || s.pendEnd || s.late != nil
+}
+
+// large notes that n bytes of body were moved, or will be.
+func (s *h2stream) large(n int64) {
+	if s.moved += max(n, 0); s.moved >= bulkSize && !s.bulk {
+		s.bulk = true
+		s.c.bulk++
+	}
 }
 
 // SendHead implements stream.Stream.

@@ -51,6 +51,7 @@ const (
 	highWater     = 64 << 10
 	lowWater      = 16 << 10
 	directWrite   = 8 << 10 // DATA at least this large bypasses the output buffer
+	bulkSize      = 1 << 20 // body of a stream that counts as large
 	keptBuffers   = 64
 	keptBufSize   = 128 << 10
 	keptStreams   = 32 // streams that rest before one is used again

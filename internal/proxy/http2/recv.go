@@ -143,6 +143,7 @@ func (c *conn) deliver(s *h2stream, body []byte, size int64, end bool) {
 		return
 	}
 	s.credit += size
+	s.large(size)
 	if s.paused {
 		s.held += size
 		c.held += size

@@ -39,6 +39,7 @@ func (c *conn) sendFrame(s *h2stream, p []byte, end bool) {
 	c.sendWindow -= int64(len(p))
 	s.sendWindow -= int64(len(p))
 	c.dataSent++
+	s.large(int64(len(p)))
 	c.earn(2)
 }
 

@@ -62,7 +62,7 @@ func (g *group) now(t *Ticket) bool {
 			return true
 		}
 	}
-	u := g.free()
+	u := g.free(t)
 	if u == nil {
 		return false
 	}
@@ -79,28 +79,39 @@ func (g *group) now(t *Ticket) bool {
 	return true
 }
 
-// free is a shared connection that takes one more stream, if there is one. One
-// whose window large bodies have used up is left to them: small requests go
-// over another.
-func (g *group) free() *upconn {
-	var full *upconn
+// free is a shared connection that takes t's stream, if there is one: the one
+// with the fewest large bodies, the first among equals, so that the rest age
+// out; for a large body the one with the most. One whose window is used up is
+// left to those that used it. When small requests would share a connection
+// with large bodies, another is made for those to come.
+func (g *group) free(t *Ticket) *upconn {
+	var best *upconn
+	var least int
 	for _, u := range g.multi {
-		switch {
-		case u.retired || !g.room(u):
-		case !u.h2.Congested():
-			return u
-		case full == nil:
-			full = u
+		if u.retired || !g.room(u) {
+			continue
+		}
+		n := u.h2.Bulk()
+		if t.Large {
+			n = -n
+		}
+		if u.h2.Congested() {
+			n += 1 << 20
+		}
+		if best == nil || n < least {
+			best, least = u, n
 		}
 	}
-	if full != nil && g.dialing == 0 && len(g.multi) < maxShared && (full.via.Bridged || g.cluster.TryAcquire(cluster.Connections)) {
-		g.dial(!full.via.Bridged)
+	if best != nil && least > 0 && g.dialing == 0 && len(g.multi) < maxShared &&
+		(best.via.Bridged || g.cluster.TryAcquire(cluster.Connections)) {
+		g.dial(!best.via.Bridged)
 	}
-	return full
+	return best
 }
 
-// maxShared is how many shared connections a group opens because of congestion.
-const maxShared = 4
+// maxShared is how many shared connections a group opens because of large
+// bodies, or of windows that are used up.
+const maxShared = 8
 
 // room reports whether a connection takes one more stream.
 func (g *group) room(u *upconn) bool {

@@ -15,6 +15,9 @@ type Owner interface {
 	Failed(r stream.Reset, detail string)
 }
 
+// Large is from where on a body is kept away from small requests, bytes.
+const Large = 1 << 20
+
 // Ticket asks for one stream. The owner keeps it in place until Done.
 type Ticket struct {
 	Cluster   *cluster.Handle
@@ -22,6 +25,7 @@ type Ticket struct {
 	Version   uint8  // what the client speaks: 10, 11, 20
 	Upgrade   bool   // the request asks for another protocol
 	Raw       bool   // a connection of its own that carries the body as bytes (CONNECT ends here)
+	Large     bool   // its body is known to be large: it goes with others of the kind
 	Authority []byte // for SNI where the cluster takes it from the request
 	Peer      stream.Peer
 	Owner     Owner

@@ -203,6 +203,8 @@ func TestRetryConditions(t *testing.T) {
 		{conf.OnConnectFailure, stream.ConnectFailed, false, true}, {conf.OnConnectFailure, stream.ConnectionLost, true, false},
 		{conf.OnRefusedStream, stream.Refused, true, true}, {conf.OnReset, stream.ConnectionLost, true, true},
 		{conf.OnResetBeforeRequest, stream.ConnectionLost, false, true}, {conf.OnResetBeforeRequest, stream.ConnectionLost, true, false},
+		{conf.OnGatewayError, stream.ConnectionLost, true, true}, {conf.OnGatewayError, stream.Refused, true, true},
+		{conf.OnGatewayError, stream.Overflow, false, false}, {conf.OnRetriable4xx, stream.ConnectionLost, true, false},
 		{conf.On5xx, stream.ProtocolError, true, true}, {conf.On5xx, stream.Overflow, false, false}, {conf.On5xx, stream.Cancelled, true, true},
 	} {
 		if got := RetriesReset(c.on, c.r, c.begun); got != c.want {

@@ -227,15 +227,16 @@ func Retries(on conf.RetryOn, codes []int, h *stream.Head) bool {
 }
 
 // RetriesReset reports whether a reset asks for another attempt under on.
-// begun says that request bytes had been sent when it came.
+// begun says that request bytes had been sent when it came. As Envoy does, any
+// reset but an overflow counts as a gateway error, since it would end in one.
 func RetriesReset(on conf.RetryOn, r stream.Reset, begun bool) bool {
 	switch r {
 	case stream.ConnectFailed, stream.ConnectTimedOut, stream.TLSFailed:
 		return on&(conf.On5xx|conf.OnGatewayError|conf.OnReset|conf.OnConnectFailure|conf.OnResetBeforeRequest) != 0
 	case stream.Refused:
-		return on&(conf.On5xx|conf.OnReset|conf.OnRefusedStream) != 0 || on&conf.OnResetBeforeRequest != 0 && !begun
+		return on&(conf.On5xx|conf.OnGatewayError|conf.OnReset|conf.OnRefusedStream) != 0 || on&conf.OnResetBeforeRequest != 0 && !begun
 	case stream.Overflow, stream.NoReset:
 		return false
 	}
-	return on&(conf.On5xx|conf.OnReset) != 0 || on&conf.OnResetBeforeRequest != 0 && !begun
+	return on&(conf.On5xx|conf.OnGatewayError|conf.OnReset) != 0 || on&conf.OnResetBeforeRequest != 0 && !begun
 }
