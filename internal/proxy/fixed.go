@@ -32,6 +32,7 @@ func NewFixed(boot *Bootstrap, log *slog.Logger) (*Fixed, error) {
 	p.stop = f.stop
 	go func() { f.ended <- p.group.Run(f.ctx) }()
 	go p.tick(f.ctx)
+	go p.watchMemory(f.ctx)
 	return f, nil
 }
 

@@ -14,7 +14,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,6 +30,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/listen"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
 	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
+	"github.com/tulle-mesh/tulle/internal/proxy/overload"
 	"github.com/tulle-mesh/tulle/internal/proxy/pool"
 	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
 	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
@@ -46,6 +46,7 @@ type Proxy struct {
 	secrets   *mtls.Store
 	tls       *mtls.Engine
 	telemetry *telemetry.Set
+	memory    *overload.Watch
 	snapshot  atomic.Pointer[conf.Snapshot]
 	ready     atomic.Bool
 	started   time.Time
@@ -165,6 +166,7 @@ func Run(ctx context.Context, boot *Bootstrap, log *slog.Logger) error {
 		}
 	}
 	go p.tick(running)
+	go p.watchMemory(running)
 	fed := make(chan error, 2)
 	go func() { fed <- p.feed(running); close(p.unfed) }()
 	if h.conn != nil {
@@ -199,8 +201,8 @@ func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
 		n = defaultLoops()
 	}
 	runtime.GOMAXPROCS(n + 1)
-	limitMemory()
-	p := &Proxy{boot: boot, log: log, started: time.Now(), served: make(chan struct{}), unfed: make(chan struct{}),
+	debug.SetGCPercent(50)
+	p := &Proxy{boot: boot, log: log, memory: overload.New(overload.Limit(), overload.Used), started: time.Now(), served: make(chan struct{}), unfed: make(chan struct{}),
 		goodbye: make(chan struct{})}
 	p.snapshot.Store(conf.NewSnapshot())
 	var err error
@@ -224,12 +226,12 @@ func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
 	for _, l := range p.group.Loops() {
 		k := &worker{p: p, loop: l, pool: pool.New(l, pool.Options{TLS: p.tls, NoBridge: boot.NoBridge, Dial: p.inside.dialer()})}
 		k.http = exchange.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Snapshot: p.snapshot.Load, Reporter: k,
-			Node: exchange.Node{Local: local, Tell: tell(&local)}}
+			Memory: p.memory, Node: exchange.Node{Local: local, Tell: tell(&local)}}
 		k.tcp = tcp.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Reporter: k, Local: local}
 		p.workers = append(p.workers, k)
 	}
 	p.sockets = listen.New(p.group, listen.Options{Accepted: p.accepted, Refused: p.unmatched, Open: p.inside.opener(),
-		Limit: connectionLimit()})
+		Limit: connectionLimit(), Refuse: p.refuses})
 	p.waiting.Store("the control plane has not answered yet")
 	p.gauges()
 	return p, nil
@@ -260,18 +262,6 @@ func connectionLimit() int {
 		return 1 << 20
 	}
 	return max(int(r.Cur)*3/4, 16)
-}
-
-// limitMemory makes the collector work harder near the cgroup's limit.
-func limitMemory() {
-	debug.SetGCPercent(50)
-	b, err := os.ReadFile("/sys/fs/cgroup/memory.max")
-	if err != nil {
-		return
-	}
-	if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil && n > 0 {
-		debug.SetMemoryLimit(n / 10 * 8)
-	}
 }
 
 // tick keeps clusters' clocks: ejections, DNS. Timers do not see it when the
@@ -346,6 +336,7 @@ func (p *Proxy) gauges() {
 		_, _, _, n := p.group.Spent()
 		return float64(n)
 	})
+	p.memoryGauges()
 	p.telemetry.CounterFunc("tulle_proxy_panics_total", "Events that ended in an internal error.", func() float64 { return float64(p.group.Panics()) })
 	p.telemetry.Gauge("tulle_proxy_uptime_seconds", "Time since the start.", func() float64 { return time.Since(p.started).Seconds() })
 }

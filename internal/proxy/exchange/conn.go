@@ -11,6 +11,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/http2"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
 	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
+	"github.com/tulle-mesh/tulle/internal/proxy/overload"
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
 	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
 )
@@ -327,7 +328,14 @@ func (c *Conn) drainCodec() {
 // destination is where the connection was going.
 func (c *Conn) destination() netip.AddrPort { return c.local() }
 
+// tightBuffer is how much of a request's body is kept for another attempt while
+// memory is short.
+const tightBuffer = 4 << 10
+
 func (c *Conn) bufferLimit() int {
+	if c.env.Memory.Level() >= overload.Tight {
+		return tightBuffer
+	}
 	if n := c.listener.BufferLimit; n > 0 {
 		return n
 	}

@@ -119,6 +119,17 @@ func (e *Env) Drain(quiet time.Duration) {
 	}
 }
 
+// Spare ends idle connections, because memory is short, and gives their number.
+func (e *Env) Spare() (n int) {
+	for c := range e.conns {
+		if c.active == 0 && !c.draining {
+			c.Drain()
+			n++
+		}
+	}
+	return n
+}
+
 // Cut ends every connection at once. Whoever waits for the rest of a message
 // sees that it was cut.
 func (e *Env) Cut() {

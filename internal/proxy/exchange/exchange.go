@@ -9,6 +9,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/filter/fault"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
+	"github.com/tulle-mesh/tulle/internal/proxy/overload"
 	"github.com/tulle-mesh/tulle/internal/proxy/pool"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
@@ -23,6 +24,7 @@ type Env struct {
 	Snapshot  func() *conf.Snapshot // the present configuration; never nil
 	Reporter  Reporter
 	Node      Node
+	Memory    *overload.Watch // nil: never short
 	codecs    codecs
 	conns     map[*Conn]struct{}
 	latest    *conf.Snapshot // as last seen, and how many were seen
@@ -169,6 +171,11 @@ func (x *Exchange) begin(end bool) {
 	x.head = string(x.req.Method) == "HEAD"
 	x.keeping = true
 	x.startRecord()
+	if x.env.Memory.Level() >= overload.Full {
+		x.env.Memory.Shed(overload.Full)
+		x.reply(telemetry.OutOfMemory, "")
+		return
+	}
 	if !x.acceptable() {
 		return
 	}

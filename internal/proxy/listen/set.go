@@ -49,6 +49,9 @@ type Options struct {
 	// Limit of connections that are open at once, in all; 0: none. Beyond it
 	// they are closed at once.
 	Limit int
+	// Refuse reports that a new connection is to be closed at once; may be nil.
+	// Called on the accepting loop.
+	Refuse func() bool
 }
 
 // Set is the listening sockets of a proxy. Its methods are safe for concurrent
@@ -246,6 +249,10 @@ func (k *socket) take() bool {
 		s.accepted.Add(1)
 		l := k.conf.Load()
 		to := s.group.Least()
+		if s.o.Refuse != nil && s.o.Refuse() {
+			_ = unix.Close(fd)
+			continue
+		}
 		if s.o.Limit > 0 && s.count() >= s.o.Limit {
 			s.overLimit.Add(1)
 			_ = unix.Close(fd)

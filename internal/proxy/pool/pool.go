@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -180,6 +181,20 @@ func (p *Pool) EachSecure(f func(*loop.Conn, *mtls.Handshake)) {
 			f(r.wire, r.secure)
 		}
 	}
+}
+
+// Spare closes the connections that are idle, because memory is short, and
+// gives their number.
+func (p *Pool) Spare() (n int) {
+	for _, g := range p.groups {
+		for _, u := range slices.Concat(g.idle, g.multi) {
+			if u.streams == 0 && !u.retired {
+				u.retire()
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // Counts says how many connections and waiting tickets the pool holds.

@@ -44,6 +44,7 @@ var (
 	BadPath         = Outcome{Status: 400, Details: "path_normalization_failed"}
 	TooLarge        = Outcome{Status: 413, Details: "request_payload_too_large", Body: "Payload Too Large"}
 	Internal        = Outcome{Status: 500, Details: "internal_error"}
+	OutOfMemory     = Outcome{Status: 503, Flag: FlagOM, Details: "overload", Body: "envoy overloaded"}
 	NoHealthy       = Outcome{Status: 503, Flag: FlagUH, Details: "no_healthy_upstream", Body: "no healthy upstream"}
 	Overflow        = FromReset(stream.Overflow)
 	ConnectFailed   = FromReset(stream.ConnectFailed)
