@@ -36,7 +36,7 @@ test-race: ## the data plane's rooms under the race detector
 .PHONY: e2e
 e2e: ## what users do on a real Kubernetes cluster, as root; the first time it is built, which takes some minutes
 	$(GO) run ./test/cluster/up -build
-	$(GO) run ./test/budget -tags e2e -timeout 20m ./test/cluster ./test/e2e
+	$(GO) run ./test/budget -tags e2e -timeout 30m ./test/cluster ./test/e2e ./internal/source/kube
 
 .PHONY: cluster
 cluster: ## a two-node Kubernetes cluster to play with until Ctrl-C, as root

@@ -17,9 +17,9 @@ func explainCommand(t *terminal) *cobra.Command {
 	var output string
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "explain -f PATH... (--from NS/WORKLOAD | --gateway NS/NAME) METHOD URL",
+		Use:   "explain (-f PATH... | --cluster) (--from NS/WORKLOAD | --gateway NS/NAME) METHOD URL",
 		Short: "tell what would happen to a request, and why",
-		Long: `Tell what would happen to a request, and why, without any network.
+		Long: `Tell what would happen to a request, and why, without sending it.
 
 The decision is made by the proxy's own code on the configuration that the
 caller's proxy would be given: which listener takes the connection, which
@@ -35,7 +35,7 @@ Exit status 1: the request does not get through.`,
 		Example: `  tulle explain -f mesh/ --from shop/web GET http://orders/api/7 -H 'x-user: ann'
   tulle explain -f mesh/ --gateway shop/edge GET https://shop.example.com/ --json`,
 		Args: needArgs(cobra.ExactArgs(2)),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
 			if asJSON {
 				output = "json"
 			}
@@ -52,7 +52,7 @@ Exit status 1: the request does not get through.`,
 			if (q.From == "") == (q.Gateway == "") {
 				return usagef("who calls? Give --from NS/WORKLOAD or --gateway NS/NAME")
 			}
-			snap, err := p.load(nil)
+			snap, err := p.read(c.Context(), nil)
 			if err != nil {
 				return err
 			}
@@ -73,6 +73,7 @@ Exit status 1: the request does not get through.`,
 		},
 	}
 	p.register(c)
+	p.registerCluster(c)
 	f := c.Flags()
 	f.StringVar(&q.From, "from", "", "the calling workload, as NAMESPACE/NAME")
 	f.StringVar(&q.Gateway, "gateway", "", "the Gateway through which the call comes in, as NAMESPACE/NAME")

@@ -15,9 +15,10 @@ func translateCommand(t *terminal) *cobra.Command {
 	var p paths
 	var workload, gateway, output string
 	c := &cobra.Command{
-		Use:   "translate -f PATH... [--for NS/WORKLOAD | --gateway NS/NAME] [-o model|xds]",
+		Use:   "translate (-f PATH... | --cluster) [--for NS/WORKLOAD | --gateway NS/NAME] [-o model|xds]",
 		Short: "show what was understood: the model, or the xDS resources of one proxy",
-		Long: `Show what Tulle makes of a configuration, without any network.
+		Long: `Show what Tulle makes of a configuration: of files, without any network, or
+of a cluster's objects.
 
 With -o model, the model's text form: all that was understood or, for one
 proxy, the mesh as that proxy sees it. With -o xds, the resources which that
@@ -26,15 +27,15 @@ messages. Notices go to stderr.
 
 --for takes a Pod, a WorkloadEntry or a Deployment; --gateway takes a Gateway,
 and the proxy that its selector selects.`,
-		Example: "  tulle translate -f mesh/\n  tulle translate -f mesh/ --for shop/orders -o xds",
-		RunE: func(_ *cobra.Command, args []string) error {
+		Example: "  tulle translate -f mesh/\n  tulle translate -f mesh/ --for shop/orders -o xds\n  tulle translate --cluster -n shop",
+		RunE: func(c *cobra.Command, args []string) error {
 			if err := oneOf("output", output, "model", "xds"); err != nil {
 				return err
 			}
 			if workload != "" && gateway != "" {
 				return usagef("--for and --gateway exclude each other")
 			}
-			snap, err := p.load(args)
+			snap, err := p.read(c.Context(), args)
 			if err != nil {
 				return err
 			}
@@ -66,6 +67,7 @@ and the proxy that its selector selects.`,
 		},
 	}
 	p.register(c)
+	p.registerCluster(c)
 	c.Flags().StringVar(&workload, "for", "", "the proxy of this workload, as NAMESPACE/NAME")
 	c.Flags().StringVar(&gateway, "gateway", "", "the proxy of this Gateway, as NAMESPACE/NAME")
 	c.Flags().StringVarP(&output, "output", "o", "model", "model or xds")

@@ -1,5 +1,5 @@
 // Package source is a snapshot of the user's objects, each with where it came
-// from. Its sub-rooms say where snapshots come from: file, later kube.
+// from. Its sub-rooms say where snapshots come from: file, kube.
 //
 // In: nothing. Out: immutable Snapshots that dialects read.
 // What does not belong here: what an object means.

@@ -24,7 +24,7 @@ func (c *Cluster) StartNode(ctx context.Context, i int) error {
 	if err := c.nodeFiles(i); err != nil {
 		return err
 	}
-	if _, err := c.places.run(ctx, n, false, "sh", "-ec", nodeScript, "sh", n, nodeIP(i), c.etc(n), filepath.Base(c.Dir)+"-"+n, c.log("pods-"+n)); err != nil {
+	if _, err := c.places.run(ctx, n, false, "sh", "-ec", nodeScript, "sh", n, nodeIP(i), c.etc(n), filepath.Base(c.Dir)+"-"+n, filepath.Join(c.Dir, "log", n+"-pods")); err != nil {
 		return err
 	}
 	if err := c.containerd(ctx, n); err != nil {

@@ -25,7 +25,7 @@ func (Reader) Name() string { return "kubernetes" }
 
 // kinds that are read or known to say nothing to a mesh.
 var kinds = map[string][]string{
-	"v1":                  {"Namespace", "Service", "Endpoints", "Pod", "Secret", "ServiceAccount"},
+	"v1":                  {"Namespace", "Service", "Endpoints", "Pod", "Secret", "ServiceAccount", "Node"},
 	"apps/v1":             {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"},
 	"discovery.k8s.io/v1": {"EndpointSlice"},
 }
