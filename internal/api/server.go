@@ -84,6 +84,7 @@ func (s *Server) routes() http.Handler {
 	m.HandleFunc("GET /v1/wait", s.wait)
 	m.HandleFunc("GET /v1/notices", s.notices)
 	m.HandleFunc("GET /v1/proxies", s.proxies)
+	m.HandleFunc("GET /stats/prometheus", s.metrics)
 	m.HandleFunc("GET /v1/workloads", s.workloads)
 	m.HandleFunc("POST /v1/workloads", s.register)
 	m.HandleFunc("PUT /v1/workloads/{namespace}/{name}/ready", s.ready)
@@ -153,7 +154,8 @@ func (s *Server) proxies(w http.ResponseWriter, _ *http.Request) {
 	for _, st := range s.plane.Streams() {
 		p := Proxy{Workload: st.Key, Agent: st.UserAgent, Proof: st.Proof, Since: st.Since, Delta: st.Delta, Synced: true}
 		for _, t := range st.Types {
-			x := ProxyType{Type: t.Type, State: "SYNCED", Sent: t.Sent, Acked: t.Acked, Held: t.Held, Refused: t.Refused, Reason: t.Reason}
+			x := ProxyType{Type: t.Type, State: "SYNCED", Sent: t.Sent, Acked: t.Acked, Held: t.Held, Refused: t.Refused, Reason: t.Reason,
+				SentAt: t.SentAt, AckedAt: t.AckedAt, Responses: t.Responses, Resources: t.Resources, Bytes: t.Bytes}
 			switch {
 			case len(t.Refused) > 0:
 				x.State = "REJECTED"

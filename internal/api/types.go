@@ -82,6 +82,12 @@ type ProxyType struct {
 	Held    int      `json:"held"`            // resources
 	Refused []string `json:"refused,omitempty"`
 	Reason  string   `json:"reason,omitempty"`
+
+	SentAt    time.Time `json:"sentAt,omitzero"`
+	AckedAt   time.Time `json:"ackedAt,omitzero"`
+	Responses uint64    `json:"responses"`
+	Resources uint64    `json:"resources"` // in all responses
+	Bytes     uint64    `json:"bytes"`     // of their bodies
 }
 
 // failure is the body of an answer that is an error.

@@ -10,9 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -63,7 +61,8 @@ type Plane struct {
 	generation watch.Value[*generation] // nil until the first snapshot was compiled
 	dirty      chan struct{}            // capacity 1: the registry changed
 
-	mu       sync.Mutex
+	memoMu   sync.Mutex
+	memo     *memo // nil until the first snapshot was compiled
 	sessions map[*session]struct{}
 }
 
@@ -292,48 +291,6 @@ func (p *Plane) read(s source.Snapshot, old model.Fragment, oldNotices []model.N
 	return f, n, &s
 }
 
-// compile links fragment and registry into the next generation, and hands it
-// to every session.
-func (p *Plane) compile(n int, f model.Fragment, read []model.Notice) {
-	g, err := p.link(n, f, read)
-	if err != nil {
-		p.log("%v; the last good configuration stays", err)
-		return
-	}
-	p.generation.Set(g)
-	p.mu.Lock()
-	all := make([]*session, 0, len(p.sessions))
-	for s := range p.sessions {
-		all = append(all, s)
-	}
-	p.mu.Unlock()
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
-	for _, s := range all {
-		slots <- struct{}{}
-		wg.Go(func() {
-			s.update(g)
-			<-slots
-		})
-	}
-	wg.Wait()
-}
-
-func (p *Plane) link(n int, f model.Fragment, read []model.Notice) (g *generation, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("BUG: link: %v", r)
-		}
-	}()
-	before, _ := p.generation.Get()
-	p.registry.follow(&f)
-	c, notices := linked(f, p.registry.workloads(), p.settings)
-	return &generation{
-		version: strconv.Itoa(n), when: time.Now(), compiled: c,
-		notices: append(slices.Clone(read), notices...), bases: map[string]*base{}, old: before.sets(),
-	}, nil
-}
-
 // ErrNotReady is returned until the first configuration was read.
 var ErrNotReady = errors.New("the configuration has not been read yet")
 
@@ -345,7 +302,7 @@ func (p *Plane) Register(spec WorkloadSpec, uid *uint32) (*Registration, error) 
 	if g == nil {
 		return nil, ErrNotReady
 	}
-	return p.registry.register(spec, &g.compiled.Fragment, uid)
+	return p.registry.register(spec, &g.fragment, uid)
 }
 
 // Deregister takes a workload out of the mesh; its proxy's streams end. It
@@ -371,7 +328,8 @@ func (p *Plane) Compiled() *Compiled {
 	if g == nil {
 		return nil
 	}
-	return g.compiled
+	c, _ := g.worked()
+	return c
 }
 
 // Changed is the version of the mesh that is being served and since when, and
@@ -393,13 +351,14 @@ func (p *Plane) Notices() []model.Notice {
 	if g == nil {
 		return nil
 	}
-	all := slices.Clone(g.notices)
-	p.mu.Lock()
+	_, notices := g.worked()
+	all := slices.Clone(notices)
+	p.memoMu.Lock()
 	sessions := make([]*session, 0, len(p.sessions))
 	for s := range p.sessions {
 		sessions = append(sessions, s)
 	}
-	p.mu.Unlock()
+	p.memoMu.Unlock()
 	slices.SortFunc(sessions, func(a, b *session) int { return cmp.Compare(a.x.key, b.x.key) })
 	for _, s := range sessions {
 		all = append(all, s.allNotices()...)
@@ -417,3 +376,6 @@ func (p *Plane) Notices() []model.Notice {
 
 // Streams is where every proxy's stream stands.
 func (p *Plane) Streams() []xds.Status { return p.xds.Status() }
+
+// Sent is how many proxies' streams are open, and what all were sent, by type.
+func (p *Plane) Sent() (streams int, types []xds.TypeStatus) { return p.xds.Totals() }

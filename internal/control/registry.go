@@ -55,6 +55,7 @@ type registry struct {
 	used    map[netip.Addr]bool
 	serial  map[string]int // last number given to a name's copies
 	changes uint64         // counts changes
+	gone    []string       // ids that left since the last tell
 	keptAt  uint64         // of the last change that the file holds
 }
 
@@ -275,6 +276,7 @@ func (r *registry) drop(id string, lease *uint64) bool {
 	if x != nil {
 		r.changes++
 		delete(r.byID, id)
+		r.gone = append(r.gone, id)
 		delete(r.byToken, x.tokenSum)
 		delete(r.used, netip.MustParseAddr(x.workload.Address))
 		close(x.revoked)
@@ -325,6 +327,27 @@ func (r *registry) workloads() []*model.Workload {
 		out = append(out, r.byID[k].workload)
 	}
 	return out
+}
+
+// tell calls set with every workload as a client, and those that have gone since
+// with nil, when there were changes since at, which is then brought up to date.
+func (r *registry) tell(at *uint64, set func(key string, c *model.Client)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if *at == r.changes && *at > 0 {
+		return
+	}
+	*at = r.changes
+	for k, x := range r.byID {
+		c := x.client()
+		set(k, &c)
+	}
+	for _, k := range r.gone {
+		if r.byID[k] == nil {
+			set(k, nil)
+		}
+	}
+	r.gone = nil
 }
 
 // find is a registered workload by its id; nil: there is none.

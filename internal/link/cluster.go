@@ -3,6 +3,7 @@ package link
 import (
 	"cmp"
 	"strconv"
+	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/model"
 )
@@ -66,16 +67,7 @@ func (m *Mesh) cluster(role model.Role, s *service, p model.Port, d *destination
 	}
 	c.Name = clusterName(p.Number, c.Subset, s.Host)
 	c.Endpoints = selectEndpoints(m.at(s, p), c.Labels)
-	if pol.LoadBalancer != nil {
-		c.Balance = *pol.LoadBalancer
-	}
-	if pool := cmp.Or(pol.Pool, m.Settings.Pool); pool != nil {
-		c.Pool = *pool
-	}
-	c.Pool.Keepalive = cmp.Or(c.Pool.Keepalive, m.Settings.Keepalive)
-	if c.Pool.ConnectTimeout == 0 {
-		c.Pool.ConnectTimeout = m.Settings.ConnectTimeout
-	}
+	m.settle(c, pol)
 	c.Outlier = cmp.Or(pol.Outlier, m.Settings.Outlier)
 	if c.Resolution == model.Passthrough && role == model.GatewayRole {
 		c.Resolution = model.Static // a gateway has no original destination
@@ -92,6 +84,44 @@ func (m *Mesh) cluster(role model.Role, s *service, p model.Port, d *destination
 	}
 	m.secure(c, s, pol.TLS, sans)
 	return c
+}
+
+// settle sets how the cluster balances and what it limits.
+func (m *Mesh) settle(c *model.Cluster, pol model.TrafficPolicy) {
+	if pol.LoadBalancer != nil {
+		c.Balance = *pol.LoadBalancer
+	}
+	if pool := cmp.Or(pol.Pool, m.Settings.Pool); pool != nil {
+		c.Pool = *pool
+	}
+	c.Pool.Keepalive = cmp.Or(c.Pool.Keepalive, m.Settings.Keepalive)
+	if c.Pool.ConnectTimeout == 0 {
+		c.Pool.ConnectTimeout = m.Settings.ConnectTimeout
+	}
+}
+
+// referred are the clusters that the first destinations of TCP routes name,
+// without endpoints.
+func (s *Scope) referred(list ...[]*model.TCPRoute) []*model.Cluster {
+	var out []*model.Cluster
+	done := map[string]bool{}
+	for _, routes := range list {
+		for _, r := range routes {
+			name := r.Backends[0].Cluster
+			if done[name] || r.Backends[0].Missing {
+				continue
+			}
+			done[name] = true
+			part := strings.Split(name, "|")
+			svc := s.m.lookup(s.who.ns, part[3])
+			port, _ := strconv.ParseUint(part[1], 10, 16)
+			d := s.m.destinationFor(s.who, svc)
+			c := &model.Cluster{Name: name}
+			s.m.settle(c, d.policyFor(uint16(port), d.subset(part[2])))
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 func selectEndpoints(all []model.ClusterEndpoint, labels map[string]string) []model.ClusterEndpoint {

@@ -214,6 +214,7 @@ type gatewayShape struct {
 	servers []*model.GatewayPort
 	broken  []*model.BrokenServer
 	secrets []*model.Secret
+	refers  []*model.Cluster
 	used    usage // clusters that its routes name
 }
 
@@ -250,6 +251,13 @@ func (m *Mesh) makeGateway(scope *Scope, _ *gatewayShape) *gatewayShape {
 		}
 	}
 	s.secrets = sec.list()
+	var tcp [][]*model.TCPRoute
+	for _, p := range s.servers {
+		for _, sv := range p.Servers {
+			tcp = append(tcp, sv.TCP)
+		}
+	}
+	s.refers = s.referred(tcp...)
 	return s
 }
 

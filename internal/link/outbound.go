@@ -27,7 +27,16 @@ func (m *Mesh) makeWildPort(k portAt, _ *model.View) *model.View {
 	if w.http || w.sniff {
 		v.HTTP = append(v.HTTP, m.tables.httpPorts.Get(k))
 	}
+	v.Refers = s.referred(tcpOf(v.Outbound)...)
 	return v
+}
+
+func tcpOf(list []*model.Outbound) [][]*model.TCPRoute {
+	var out [][]*model.TCPRoute
+	for _, o := range list {
+		out = append(out, o.TCP)
+	}
+	return out
 }
 
 // byAgeOf orders services oldest first.
@@ -64,6 +73,7 @@ func (m *Mesh) makeDoors(k hostAt, _ *model.View) *model.View {
 			v.HTTP = append(v.HTTP, s.serviceTable(svc, p.Number))
 		}
 	}
+	v.Refers = s.referred(tcpOf(v.Outbound)...)
 	return v
 }
 
@@ -448,6 +458,7 @@ func (s *Scope) portsView() *model.View {
 		}
 		v.Outbound = append(v.Outbound, o)
 	}
+	v.Refers = s.referred(tcpOf(v.Outbound)...)
 	if !c.HTTPProxy.IsValid() {
 		return v
 	}

@@ -120,16 +120,20 @@ func (m *Mesh) View(c model.Client) (v *model.View) {
 	return v
 }
 
+// Whole is View, called within Do.
+func (m *Mesh) Whole(c model.Client) *model.View { return m.view(c) }
+
 func (m *Mesh) view(c model.Client) *model.View {
 	s := m.Scope(c)
 	v := m.Own(c)
 	for _, h := range s.Hosts() {
 		if set, ok := s.Clusters(h); ok {
-			v.Clusters = append(v.Clusters, s.wanted(m.ClusterView(set, s).Clusters)...)
+			v.Clusters = append(v.Clusters, s.wanted(m.tables.clusters.Get(set))...)
 		}
 	}
+	v.Refers = nil // all are among the clusters
 	parts := []*model.View{s.Rest()}
-	if s.captured() {
+	if s.Captured() {
 		for _, h := range s.Hosts() {
 			parts = append(parts, s.HostView(h))
 		}
@@ -146,10 +150,10 @@ func (m *Mesh) view(c model.Client) *model.View {
 	return v
 }
 
-// captured reports whether connections of the scope's clients carry their
+// Captured reports whether connections of the scope's clients carry their
 // original destination: Ports and HostView say where they go. Others have all of
 // their listeners and tables in Rest.
-func (s *Scope) captured() bool {
+func (s *Scope) Captured() bool {
 	return s.client.Role == model.Sidecar && s.client.Capture == model.Redirected
 }
 
@@ -169,7 +173,7 @@ func (m *Mesh) Own(c model.Client) *model.View {
 		return v
 	}
 	g := m.tables.rest.Get(m.Scope(c))
-	v.Broken, v.Secrets, v.Servers = g.broken, g.secrets, g.servers
+	v.Broken, v.Secrets, v.Servers, v.Refers = g.broken, g.secrets, g.servers, g.refers
 	if len(authz) > 0 {
 		v.Servers = make([]*model.GatewayPort, len(g.servers))
 		for i, p := range g.servers {
@@ -206,10 +210,35 @@ func (s *Scope) Clusters(host string) (ClusterSet, bool) {
 	return ClusterSet{svc, s.m.destinationFor(s.who, svc), s.client.Role}, true
 }
 
-// ClusterView holds the clusters of a set, for clients of s.
-func (m *Mesh) ClusterView(set ClusterSet, s *Scope) *model.View {
-	v := s.part()
-	v.Clusters = m.tables.clusters.Get(set)
+// Class is all of a scope that writing down a cluster depends on.
+type Class struct {
+	Role     model.Role
+	Capture  model.Capture
+	Features string // sorted, a comma between
+	V4, V6   bool   // addresses of the client
+}
+
+// Class of the scope.
+func (s *Scope) Class() Class {
+	f := families(s.client.Addresses)
+	return Class{
+		Role: s.client.Role, Capture: s.client.Capture, Features: strings.Join(s.client.Features, ","),
+		V4: slices.Contains(f, netip.IPv4Unspecified()), V6: slices.Contains(f, netip.IPv6Unspecified()),
+	}
+}
+
+// ClusterView holds the clusters of a set, for clients of a class.
+func (m *Mesh) ClusterView(set ClusterSet, c Class) *model.View {
+	v := &model.View{Client: model.Client{Role: c.Role, Capture: c.Capture}, Settings: m.Settings, Clusters: m.tables.clusters.Get(set)}
+	if c.Features != "" {
+		v.Client.Features = strings.Split(c.Features, ",")
+	}
+	if c.V4 {
+		v.Client.Addresses = append(v.Client.Addresses, netip.IPv4Unspecified())
+	}
+	if c.V6 {
+		v.Client.Addresses = append(v.Client.Addresses, netip.IPv6Unspecified())
+	}
 	return v
 }
 
@@ -226,15 +255,10 @@ func (s *Scope) wanted(list []*model.Cluster) []*model.Cluster {
 	return slices.DeleteFunc(slices.Clone(list), func(c *model.Cluster) bool { return !s.Wants(c.Name) })
 }
 
-// Class names all of the scope that writing down a cluster depends on.
-func (s *Scope) Class() string {
-	return fmt.Sprint(s.client.Role, s.client.Capture, s.client.Features, families(s.client.Addresses))
-}
-
 // Ports lists the ports at which a client that captures connections may call
 // services, and 80.
 func (s *Scope) Ports() []uint16 {
-	if !s.captured() {
+	if !s.Captured() {
 		return nil
 	}
 	ports := map[uint16]bool{80: true}
@@ -263,6 +287,9 @@ func (s *Scope) Rest() *model.View {
 	}
 	return s.part()
 }
+
+// Aliases lists the hosts that stand for another one; nil: none.
+func (s *Scope) Aliases() map[string]string { return s.m.aliasOf(s.who.ns) }
 
 func (s *Scope) site(port uint16) *site {
 	return &site{m: s.m, who: s.who, gateway: "mesh", port: port}

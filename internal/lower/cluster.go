@@ -32,15 +32,19 @@ var (
 
 func (l *Lowering) planClusters() {
 	for _, c := range l.v.Clusters {
-		if _, dup := l.clusters[c.Name]; dup {
-			continue
+		if l.clusters[c.Name] == nil {
+			l.clusters[c.Name] = c
 		}
-		l.clusters[c.Name] = c
 		l.plan(ClusterType, c.Name, func() proto.Message { return l.cluster(c) })
 		if l.clusterType(c) == clusterpb.Cluster_EDS {
 			l.plan(EndpointType, c.Name, func() proto.Message { return l.endpoints(c) })
 		}
 	}
+}
+
+// planOwnClusters are the clusters that every client has, and those that lead to
+// the client's own program.
+func (l *Lowering) planOwnClusters() {
 	l.plan(ClusterType, blackHoleCluster, func() proto.Message { return l.blackHole() })
 	if l.v.Client.Role != model.Sidecar {
 		return

@@ -23,14 +23,19 @@ const (
 var clearHTTP = []string{"http/1.0", "http/1.1", "h2c"}
 
 func (l *Lowering) planListeners() {
+	for _, o := range l.v.Outbound {
+		l.plan(ListenerType, o.Name, func() proto.Message { return l.outbound(o) })
+	}
+}
+
+// planOwnListeners are those of a gateway, and a sidecar's that redirect rules
+// feed or that its peers connect to.
+func (l *Lowering) planOwnListeners() {
 	if l.v.Client.Role == model.GatewayRole {
 		for _, p := range l.v.Servers {
 			l.plan(ListenerType, p.Name, func() proto.Message { return l.gateway(p) })
 		}
 		return
-	}
-	for _, o := range l.v.Outbound {
-		l.plan(ListenerType, o.Name, func() proto.Message { return l.outbound(o) })
 	}
 	if l.captured() {
 		l.plan(ListenerType, "virtualOutbound", func() proto.Message { return l.virtualOutbound() })

@@ -47,8 +47,9 @@ type Output struct {
 type Lowering struct {
 	v        *model.View
 	clusters map[string]*model.Cluster // by name
-	// build makes one message per type URL and name.
-	build   map[string]map[string]func() proto.Message
+	// build makes one body per type URL and name.
+	build   map[string]map[string]func() []byte
+	hosts   *Hosts // nil: none are kept
 	origins map[string]model.Origin
 	notices []model.Notice
 	noticed map[string]bool
@@ -57,25 +58,60 @@ type Lowering struct {
 // New prepares a Lowering of v, which must not change afterwards. Its strings
 // are UTF-8, as whatever was read from JSON.
 func New(v *model.View) *Lowering {
-	l := &Lowering{
-		v:        v,
-		clusters: map[string]*model.Cluster{},
-		build:    map[string]map[string]func() proto.Message{},
-		origins:  map[string]model.Origin{},
-		noticed:  map[string]bool{},
-	}
-	for _, t := range Types {
-		l.build[t] = map[string]func() proto.Message{}
-	}
+	l := prepare(v)
 	l.planClusters()
+	l.planOwnClusters()
 	l.planListeners()
+	l.planOwnListeners()
 	l.planRoutes()
 	l.planSecrets()
 	return l
 }
 
+// Part prepares a Lowering of the clusters, outbound listeners and route tables
+// that v holds, and nothing that every client has. Views that hold parts of
+// another, put together, give what that one does: see Own.
+func Part(v *model.View) *Lowering {
+	l := prepare(v)
+	l.planClusters()
+	l.planListeners()
+	l.planRoutes()
+	return l
+}
+
+// Own prepares a Lowering of what Part leaves out: a client's inbound side, a
+// gateway's listeners and secrets, and what every client has.
+func Own(v *model.View) *Lowering {
+	l := prepare(v)
+	l.planOwnClusters()
+	l.planOwnListeners()
+	l.planSecrets()
+	return l
+}
+
+func prepare(v *model.View) *Lowering {
+	l := &Lowering{
+		v:        v,
+		clusters: map[string]*model.Cluster{},
+		build:    map[string]map[string]func() []byte{},
+		origins:  map[string]model.Origin{},
+		noticed:  map[string]bool{},
+	}
+	for _, c := range v.Refers {
+		l.clusters[c.Name] = c
+	}
+	for _, t := range Types {
+		l.build[t] = map[string]func() []byte{}
+	}
+	return l
+}
+
 // plan registers how a resource is made. The first of a name wins.
 func (l *Lowering) plan(typeURL, name string, f func() proto.Message) {
+	l.planBytes(typeURL, name, func() []byte { return encode(f()) })
+}
+
+func (l *Lowering) planBytes(typeURL, name string, f func() []byte) {
 	if _, dup := l.build[typeURL][name]; !dup {
 		l.build[typeURL][name] = f
 	}
@@ -92,7 +128,7 @@ func (l *Lowering) Resource(typeURL, name string) (Resource, bool) {
 	if !ok {
 		return Resource{}, false
 	}
-	return Resource{Type: typeURL, Name: name, Body: encode(f())}, true
+	return Resource{Type: typeURL, Name: name, Body: f()}, true
 }
 
 // Origins is what the origin ids in the resources made so far mean.
@@ -103,7 +139,11 @@ func (l *Lowering) Notices() []model.Notice { return slices.Clone(l.notices) }
 
 // Lower makes every resource of v.
 func Lower(v *model.View) (*Output, []model.Notice) {
-	l := New(v)
+	return New(v).All()
+}
+
+// All makes every resource of the Lowering.
+func (l *Lowering) All() (*Output, []model.Notice) {
 	out := &Output{Resources: map[string][]Resource{}}
 	for _, t := range Types {
 		for _, name := range l.Names(t) {

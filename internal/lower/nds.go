@@ -30,7 +30,24 @@ type nameInfo struct {
 // NameTable is what the services that a client sees are called, and the
 // addresses that it is to dial: those of the service, and of headless ones
 // those of their ready endpoints, which have names of their own too.
-func NameTable(v *model.View) Resource {
+func NameTable(v *model.View) Resource { return JoinNames(Names(v)) }
+
+// JoinNames puts together what Names found in parts of a View.
+func JoinNames(parts ...map[string][]byte) Resource {
+	all := map[string][]byte{}
+	for _, p := range parts {
+		maps.Copy(all, p)
+	}
+	var b []byte
+	for _, host := range slices.Sorted(maps.Keys(all)) {
+		b = append(b, all[host]...)
+	}
+	return Resource{Type: NameTableType, Name: NameTableName, Body: b}
+}
+
+// Names are the entries of the name table that the clusters of v give, encoded,
+// by name; aliases among them where v has the service that they stand for.
+func Names(v *model.View) map[string][]byte {
 	table := map[string]*nameInfo{}
 	for _, c := range v.Clusters {
 		s := c.Service
@@ -70,12 +87,11 @@ func NameTable(v *model.View) Resource {
 			add(table, host, &nameInfo{registry: "Kubernetes", short: name, namespace: ns}, to.addresses...)
 		}
 	}
-	var b []byte
-	for _, host := range slices.Sorted(maps.Keys(table)) {
-		b = protowire.AppendTag(b, 1, protowire.BytesType)
-		b = protowire.AppendBytes(b, entry(host, table[host]))
+	out := make(map[string][]byte, len(table))
+	for host, info := range table {
+		out[host] = protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), entry(host, info))
 	}
-	return Resource{Type: NameTableType, Name: NameTableName, Body: b}
+	return out
 }
 
 // add adds addresses to a name, which is made when it is new.

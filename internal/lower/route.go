@@ -2,11 +2,11 @@ package lower
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/tulle-mesh/tulle/internal/model"
 )
@@ -16,30 +16,72 @@ const maxDirectBody = 1 << 20
 
 func (l *Lowering) planRoutes() {
 	for _, t := range l.v.HTTP {
-		l.plan(RouteType, t.Name, func() proto.Message { return l.routeTable(t) })
+		l.planBytes(RouteType, t.Name, func() []byte { return l.routeTable(t) })
 	}
 }
 
-func (l *Lowering) routeTable(t *model.HTTPTable) *routepb.RouteConfiguration {
-	out := &routepb.RouteConfiguration{
-		Name:                     t.Name,
-		ValidateClusters:         no(),
-		IgnorePortInHostMatching: !t.WithPort,
-	}
+// Hosts keeps virtual hosts that were written down, for tables of which most
+// stays the same. Not for use by several goroutines at once.
+type Hosts struct {
+	before, now map[*model.VirtualHost]*writtenHost
+}
+
+// writtenHost is a virtual host as a field of its table, and what was said about
+// it on the way.
+type writtenHost struct {
+	body    []byte
+	origins map[string]model.Origin
+	notices []model.Notice
+}
+
+// Keep makes l use the virtual hosts that its predecessor wrote down with the
+// same Hosts; those that l does not have are forgotten.
+func (l *Lowering) Keep(h *Hosts) {
+	h.before, h.now = h.now, map[*model.VirtualHost]*writtenHost{}
+	l.hosts = h
+}
+
+// routeTable is written field by field, the virtual hosts each by itself.
+func (l *Lowering) routeTable(t *model.HTTPTable) []byte {
+	out := encode(&routepb.RouteConfiguration{Name: t.Name})
+	rest := &routepb.RouteConfiguration{ValidateClusters: no(), IgnorePortInHostMatching: !t.WithPort}
 	taken := map[string]bool{}
 	for _, h := range t.Hosts {
 		domains := l.freeDomains(h, taken)
 		if len(domains) == 0 {
 			continue
 		}
-		out.VirtualHosts = append(out.VirtualHosts, l.virtualHost(h, domains, t.WithPort))
+		out = append(out, l.written(h, domains, t.WithPort)...)
 		for _, r := range h.Routes {
 			if r.Direct != nil {
-				out.MaxDirectResponseBodySizeBytes = u32(maxDirectBody)
+				rest.MaxDirectResponseBodySizeBytes = u32(maxDirectBody)
 			}
 		}
 	}
-	return out
+	return append(out, encode(rest)...)
+}
+
+// written is a virtual host as a field of its table.
+func (l *Lowering) written(h *model.VirtualHost, domains []string, proxy bool) []byte {
+	write := func(l *Lowering) []byte {
+		return encode(&routepb.RouteConfiguration{VirtualHosts: []*routepb.VirtualHost{l.virtualHost(h, domains, proxy)}})
+	}
+	if l.hosts == nil || len(domains) != len(h.Domains) {
+		return write(l)
+	}
+	w := l.hosts.before[h]
+	if w == nil {
+		one := prepare(l.v)
+		one.clusters = l.clusters
+		w = &writtenHost{body: write(one)}
+		w.origins, w.notices = one.origins, one.notices
+	}
+	l.hosts.now[h] = w
+	maps.Copy(l.origins, w.origins)
+	for _, n := range w.notices {
+		l.notice(n.Severity, n.Reason, n.Origin, n.Text)
+	}
+	return w.body
 }
 
 // freeDomains drops domains that an earlier virtual host has: Envoy would

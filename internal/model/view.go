@@ -55,7 +55,10 @@ type Client struct {
 type View struct {
 	Client   Client
 	Settings Settings
-	Clusters []*Cluster   // every destination it may reach, by Name
+	Clusters []*Cluster // every destination it may reach, by Name
+	// Refers, in a View that holds only a part, are clusters that connections of
+	// its listeners go to: their timeouts and hashing, not their endpoints.
+	Refers   []*Cluster
 	HTTP     []*HTTPTable // route tables that listeners refer to, by Name
 	Outbound []*Outbound
 	Inbound  []*Inbound

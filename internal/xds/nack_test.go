@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -33,7 +35,7 @@ func TestBlame(t *testing.T) {
 func TestNewSetShares(t *testing.T) {
 	a := NewSet("1", nil, []Resource{{Type: "t", Name: "x", Body: []byte("1")}, {Type: "t", Name: "y", Body: []byte("1")}, {Type: "u", Name: "x", Body: []byte("1")}})
 	b := NewSet("2", a, []Resource{{Type: "t", Name: "x", Body: []byte("2")}, {Type: "t", Name: "y", Body: []byte("1")}, {Type: "u", Name: "x", Body: []byte("1")}})
-	if a.Find("t", "y") != b.Find("t", "y") || a.of("u") != b.of("u") || a.of("t") == b.of("t") {
+	if a.Find("t", "y") != b.Find("t", "y") || a.Find("t", "x") == b.Find("t", "x") {
 		t.Error("what is equal is not shared, or what differs is")
 	}
 	if a.Same(b) || !a.Same(a) || a.Same(nil) || !b.Same(NewSet("3", b, []Resource{{Type: "t", Name: "x", Body: []byte("2")}, {Type: "t", Name: "y", Body: []byte("1")}, {Type: "u", Name: "x", Body: []byte("1")}})) {
@@ -41,27 +43,41 @@ func TestNewSetShares(t *testing.T) {
 	}
 }
 
-// Sets that share a base behave as if each had all of it.
-func TestSetWithBase(t *testing.T) {
+// Sets that share a catalog behave as if each had all of it, and know what is
+// new without comparing all of it.
+func TestSetWithCatalog(t *testing.T) {
 	res := func(name, body string) Resource { return Resource{Type: "t", Name: name, Body: []byte(body)} }
-	base := NewSet("1", nil, []Resource{res("b", "1"), res("d", "1"), {Type: "u", Name: "x", Body: []byte("1")}})
+	ref := func(name, body string) *Resource { return &Resource{"t", name, Hash([]byte(body)), []byte(body)} }
+	other := &Resource{"u", "x", "1", nil}
+	base := (*Catalog)(nil).Change([]*Resource{ref("b", "1"), ref("d", "1"), ref("f", "1"), other}, nil)
 	own := base.With("1", nil, []Resource{res("a", "1"), res("d", "2"), res("e", "1")})
-	if d := cmp.Diff([]string{"a", "b", "d", "e"}, own.Names("t")); d != "" {
+	if d := cmp.Diff([]string{"a", "b", "d", "e", "f"}, own.Names("t")); d != "" {
 		t.Error(d)
 	}
-	if string(own.Find("t", "d").Body) != "2" || own.Find("t", "b") != base.Find("t", "b") || own.of("u") != base.of("u") || own.Find("t", "c") != nil {
+	if string(own.Find("t", "d").Body) != "2" || own.Find("t", "b") != base.Find("t", "b") || own.Find("t", "c") != nil {
 		t.Error("what is found")
 	}
-	next := NewSet("2", base, []Resource{res("b", "1"), res("d", "1"), {Type: "u", Name: "x", Body: []byte("2")}})
-	later := next.With("2", own, []Resource{res("a", "1"), res("d", "2"), res("e", "1")})
-	if later.of("t") != own.of("t") || later.of("u") == own.of("u") || later.Same(own) {
-		t.Error("what is equal is not shared, or what differs is")
+	if base.Change([]*Resource{ref("b", "1")}, []Key{{"t", "none"}}) != base {
+		t.Error("nothing changed, and the catalog is another")
 	}
-	if x := next.With("3", later, []Resource{res("a", "1"), res("d", "2"), res("e", "2")}); x.Same(later) || x.Find("t", "e").Version == later.Find("t", "e").Version {
-		t.Error("a change of its own is not seen")
+	next := base.Change([]*Resource{ref("b", "2"), ref("d", "9"), ref("g", "1")}, []Key{{"t", "f"}}).Change([]*Resource{ref("h", "1")}, nil)
+	later := next.With("2", own, []Resource{res("a", "1"), res("d", "2"), res("e", "3")})
+	names, ok := later.since(own, "t")
+	slices.Sort(names)
+	if d := cmp.Diff([]string{"b", "e", "f", "g", "h"}, names); !ok || d != "" {
+		t.Error(ok, d)
 	}
-	flat := NewSet("4", nil, []Resource{res("a", "1"), res("b", "1"), res("d", "2"), res("e", "1"), {Type: "u", Name: "x", Body: []byte("2")}})
-	if !flat.Same(later) || !later.Same(flat) {
+	if names, ok := later.since(own, "u"); !ok || len(names) > 0 {
+		t.Error("another type has news", names)
+	}
+	for range longestLog {
+		next = next.Change([]*Resource{ref("b", fmt.Sprint(next.serial))}, nil)
+	}
+	if _, ok := next.With("3", nil, nil).since(own, "t"); ok {
+		t.Error("the log reaches back for ever")
+	}
+	flat := NewSet("4", nil, []Resource{res("a", "1"), res("b", "2"), res("d", "2"), res("e", "3"), res("g", "1"), res("h", "1"), {Type: "u", Name: "x", Version: "1"}})
+	if !flat.Same(later) || !later.Same(flat) || flat.Same(own) {
 		t.Error("the same resources, put together otherwise, are not the same")
 	}
 }

@@ -98,6 +98,7 @@ type Server struct {
 	mu      sync.Mutex
 	streams map[*stream]struct{}
 	perKey  map[string]int
+	ended   map[string]*TypeStatus // by type URL: what streams that have ended sent
 }
 
 // New makes a Server; Register puts it on a gRPC server.
@@ -105,7 +106,7 @@ func New(c Config) *Server {
 	c.StreamsPerKey = cmp.Or(c.StreamsPerKey, 8)
 	c.NamesPerType = cmp.Or(c.NamesPerType, 50_000)
 	c.Types = cmp.Or(c.Types, 16)
-	return &Server{c: c, streams: map[*stream]struct{}{}, perKey: map[string]int{}}
+	return &Server{c: c, streams: map[*stream]struct{}{}, perKey: map[string]int{}, ended: map[string]*TypeStatus{}}
 }
 
 // Register adds the service to a gRPC server.
@@ -197,6 +198,46 @@ func (s *Server) leave(st *stream) {
 		delete(s.perKey, st.feed.Key)
 	}
 	delete(s.streams, st)
+	for _, t := range st.status().Types {
+		t.Held, t.Names = 0, 0
+		s.total(s.ended, &t)
+	}
+}
+
+// maxTotals bounds the types that are counted by themselves: clients choose
+// what they ask for.
+const maxTotals = 32
+
+func (s *Server) total(by map[string]*TypeStatus, t *TypeStatus) {
+	url := t.Type
+	if by[url] == nil && len(by) >= maxTotals {
+		url = "other"
+	}
+	if by[url] == nil {
+		by[url] = &TypeStatus{Type: url}
+	}
+	by[url].add(t)
+}
+
+// Totals are the streams that are open, and by type, sorted, what all streams
+// since the start were sent; Held and Names are those of open streams.
+func (s *Server) Totals() (streams int, types []TypeStatus) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	by := map[string]*TypeStatus{}
+	for _, t := range s.ended {
+		s.total(by, t)
+	}
+	for st := range s.streams {
+		for _, t := range st.status().Types {
+			s.total(by, &t)
+		}
+	}
+	for _, t := range by {
+		types = append(types, *t)
+	}
+	slices.SortFunc(types, func(a, b TypeStatus) int { return cmp.Compare(a.Type, b.Type) })
+	return len(s.streams), types
 }
 
 // Status is where one stream stands.
@@ -221,6 +262,23 @@ type TypeStatus struct {
 	AckedAt  time.Time // of the newest answer that accepted
 	Refused  []string  // names of resources that the client holds an older version of, sorted
 	Reason   string    // of the newest refusal
+
+	Responses uint64 // sent
+	Resources uint64 // in them
+	Removed   uint64 // names told to be gone
+	Bytes     uint64 // of the bodies in them
+	Refusals  uint64 // responses that were refused
+}
+
+// add adds the counts of o.
+func (t *TypeStatus) add(o *TypeStatus) {
+	t.Responses += o.Responses
+	t.Resources += o.Resources
+	t.Removed += o.Removed
+	t.Bytes += o.Bytes
+	t.Refusals += o.Refusals
+	t.Held += o.Held
+	t.Names += o.Names
 }
 
 // Synced reports whether the client accepted everything that it was sent.

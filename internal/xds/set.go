@@ -52,146 +52,148 @@ func Hash(body []byte) string {
 	return hex.EncodeToString(h[:8])
 }
 
-// Set is all that one client may have at one moment. Immutable; a nil Set is
-// empty.
+// Set is all that one client may have at one moment: what is its own, and of a
+// Catalog that it shares with others what it has not itself. Immutable; a nil
+// Set is empty.
 type Set struct {
 	Version string // told to clients, and shown in status; not compared
-	types   map[string]*typeSet
+	base    *Catalog
+	own     map[string]map[string]*Resource // by type URL and name
 }
 
-// typeSet is the resources of one type: those of by, and those of base that
-// are not in by.
-type typeSet struct {
-	names []string // all, sorted
-	by    map[string]*Resource
-	base  *typeSet // nil: none; has no base itself
-}
-
-var emptyType = &typeSet{}
-
-func (t *typeSet) get(name string) *Resource {
-	if r := t.by[name]; r != nil || t.base == nil {
-		return r
-	}
-	return t.base.by[name]
-}
-
-// NewSet makes a Set. What prev (which may be nil) holds with the same version
-// is shared with it, so that unchanged types are recognised by their pointer
-// and unchanged bodies are kept once. Of resources with the same type and name
-// the last one stands. The bodies are the Set's from now on.
+// NewSet makes a Set that shares nothing with other clients. What prev (which
+// may be nil) holds with the same version is shared with it, so that unchanged
+// bodies are kept once. Of resources with the same type and name the last one
+// stands. The bodies are the Set's from now on.
 func NewSet(version string, prev *Set, resources []Resource) *Set {
-	return (*Set)(nil).With(version, prev, resources)
+	return (*Catalog)(nil).With(version, prev, resources)
 }
 
-// With is s and more resources, which win over those of s. s should be a Set
-// of NewSet that many clients share: it is referred to, not copied. prev is as
+// With is the catalog and more resources, which win over those of it. prev is as
 // in NewSet.
-func (s *Set) With(version string, prev *Set, more []Resource) *Set {
-	out := &Set{Version: version, types: map[string]*typeSet{}}
+func (c *Catalog) With(version string, prev *Set, more []Resource) *Set {
+	out := &Set{Version: version, base: c, own: map[string]map[string]*Resource{}}
 	for i := range more {
 		r := &more[i]
 		if r.Version == "" {
 			r.Version = Hash(r.Body)
 		}
-		if old := prev.of(r.Type).get(r.Name); old != nil && old.Version == r.Version {
-			r = old
-		} else {
-			r = &Resource{r.Type, r.Name, r.Version, r.Body}
+		var old *Resource
+		if prev != nil {
+			old = prev.own[r.Type][r.Name]
 		}
-		t := out.types[r.Type]
-		if t == nil {
-			t = &typeSet{by: map[string]*Resource{}}
-			out.types[r.Type] = t
+		if old == nil || old.Version != r.Version {
+			old = &Resource{r.Type, r.Name, r.Version, r.Body}
 		}
-		t.by[r.Name] = r
-	}
-	if s != nil {
-		for url, b := range s.types {
-			if t := out.types[url]; t != nil {
-				t.base = b
-			} else {
-				out.types[url] = b
-			}
+		if out.own[r.Type] == nil {
+			out.own[r.Type] = map[string]*Resource{}
 		}
-	}
-	for url, t := range out.types {
-		if t.names == nil {
-			t.sort()
-		}
-		if old := prev.of(url); t.same(old) {
-			out.types[url] = old
-		}
+		out.own[r.Type][r.Name] = old
 	}
 	return out
 }
 
-// sort fills names.
-func (t *typeSet) sort() {
-	if t.base == nil {
-		t.names = slices.Sorted(maps.Keys(t.by))
-		return
+// Find is a resource of the Set; nil when it has none of that name.
+func (s *Set) Find(typeURL, name string) *Resource {
+	if s == nil {
+		return nil
 	}
-	t.names = make([]string, 0, len(t.by)+len(t.base.names))
-	for _, n := range t.base.names {
-		if t.by[n] == nil {
-			t.names = append(t.names, n)
-		}
+	if r := s.own[typeURL][name]; r != nil {
+		return r
 	}
-	for n := range t.by {
-		t.names = append(t.names, n)
-	}
-	slices.Sort(t.names)
+	return s.base.Find(typeURL, name)
 }
 
-// Find is a resource of the Set; nil when it has none of that name.
-func (s *Set) Find(typeURL, name string) *Resource { return s.of(typeURL).get(name) }
-
 // Names of the resources of a type, sorted. The caller must not change them.
-func (s *Set) Names(typeURL string) []string { return s.of(typeURL).names }
+func (s *Set) Names(typeURL string) []string {
+	if s == nil {
+		return nil
+	}
+	shared, own := s.base.Names(typeURL), s.own[typeURL]
+	if len(own) == 0 {
+		return shared
+	}
+	out := make([]string, 0, len(shared)+len(own))
+	for _, n := range shared {
+		if own[n] == nil {
+			out = append(out, n)
+		}
+	}
+	for n := range own {
+		out = append(out, n)
+	}
+	slices.Sort(out)
+	return out
+}
 
 // Same reports whether both Sets hold the same resources.
 func (s *Set) Same(o *Set) bool {
 	if s == nil || o == nil {
 		return s == o
 	}
-	if len(s.types) != len(o.types) {
-		return false
-	}
-	for url, t := range s.types {
-		if !t.same(o.of(url)) {
-			return false
-		}
-	}
-	return true
-}
-
-func (s *Set) of(typeURL string) *typeSet {
-	if s == nil || s.types[typeURL] == nil {
-		return emptyType
-	}
-	return s.types[typeURL]
-}
-
-func (t *typeSet) same(o *typeSet) bool {
-	if t == o {
-		return true
-	}
-	if len(t.names) != len(o.names) {
-		return false
-	}
-	if t.base != nil && t.base == o.base && len(t.by) == len(o.by) {
-		for n, r := range t.by { // the rest is shared
-			if x := o.by[n]; x == nil || x.Version != r.Version {
+	for _, url := range s.types(o) {
+		if names, ok := s.since(o, url); ok {
+			if len(names) > 0 {
 				return false
 			}
+			continue
 		}
-		return true
-	}
-	for i, n := range t.names {
-		if n != o.names[i] || t.get(n).Version != o.get(n).Version {
+		a, b := s.Names(url), o.Names(url)
+		if !slices.Equal(a, b) || slices.ContainsFunc(a, func(n string) bool { return differs(s.Find(url, n), o.Find(url, n)) }) {
 			return false
 		}
 	}
 	return true
+}
+
+// types of both sets.
+func (s *Set) types(o *Set) []string {
+	all := map[string]bool{}
+	for _, x := range []*Set{s, o} {
+		for url := range x.own {
+			all[url] = true
+		}
+		if x.base != nil {
+			for url := range x.base.types {
+				all[url] = true
+			}
+		}
+	}
+	return slices.Collect(maps.Keys(all))
+}
+
+func differs(a, b *Resource) bool {
+	return a != b && (a == nil || b == nil || a.Version != b.Version)
+}
+
+// since lists the names of a type that are not the same in old; false when that
+// is not known without comparing everything.
+func (s *Set) since(old *Set, url string) ([]string, bool) {
+	if s == nil || old == nil {
+		return nil, s == old
+	}
+	seen := map[string]bool{}
+	if s.base != old.base {
+		log, ok := s.base.since(old.base)
+		if !ok {
+			return nil, false
+		}
+		for _, e := range log {
+			for _, n := range e.names[url] {
+				seen[n] = true
+			}
+		}
+	}
+	for _, list := range []map[string]*Resource{s.own[url], old.own[url]} {
+		for n := range list {
+			seen[n] = true
+		}
+	}
+	var out []string
+	for n := range seen {
+		if differs(s.Find(url, n), old.Find(url, n)) {
+			out = append(out, n)
+		}
+	}
+	return out, true
 }

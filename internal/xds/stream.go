@@ -172,8 +172,16 @@ func agent(n *Node) string {
 
 // adopt takes the newest set.
 func (s *stream) adopt() {
+	old := s.set
 	s.set, s.newer = s.feed.Get()
 	s.adopted = time.Now()
+	for url, sub := range s.subs {
+		if names, ok := s.set.since(old, url); ok {
+			sub.look(names...)
+		} else {
+			sub.all = true
+		}
+	}
 }
 
 // sleep is how long nothing can become due without an event; 0: for ever.
@@ -287,6 +295,7 @@ func (s *stream) answer(sub *subscription, r *request) {
 	t.Acked, t.AckedAt = t.Sent, now
 	if r.refused {
 		t.Reason = r.refusal
+		t.Refusals++
 		if len(t.Reason) > maxReason {
 			t.Reason = t.Reason[:maxReason]
 		}
@@ -314,7 +323,7 @@ func (s *stream) next() *response {
 			continue
 		}
 		removals := !slices.ContainsFunc(users[url], s.behind)
-		r := sub.next(s.set.of(url), removals)
+		r := sub.next(s.set, removals)
 		if r == nil {
 			continue
 		}
@@ -328,6 +337,12 @@ func (s *stream) next() *response {
 		s.reportMu.Lock()
 		t := s.report[url]
 		t.Sent, t.SentAt = s.set.version(), time.Now()
+		t.Responses++
+		t.Resources += uint64(len(r.resources))
+		t.Removed += uint64(len(r.removed))
+		for _, x := range r.resources {
+			t.Bytes += uint64(len(x.Body))
+		}
 		s.report[url] = t
 		s.reportMu.Unlock()
 		s.note(sub)
@@ -366,12 +381,11 @@ func (s *stream) behind(url string) bool {
 	if s.waiting(url, patience) {
 		return true
 	}
-	set := s.set.of(url)
-	if sub.clean == set {
+	if sub.idle() {
 		return false
 	}
-	for _, n := range sub.candidates(set) {
-		r, have := set.get(n), sub.sent[n]
+	for _, n := range sub.candidates(s.set) {
+		r, have := s.set.Find(url, n), sub.sent[n]
 		if r != nil && sub.news(r) || r == nil && have != nil && have != gone {
 			return true
 		}
@@ -396,16 +410,10 @@ func (s *stream) version(r *response) string {
 
 // note brings the report about a type up to date.
 func (s *stream) note(sub *subscription) {
-	held := 0
-	for _, r := range sub.sent {
-		if r != gone {
-			held++
-		}
-	}
 	s.reportMu.Lock()
 	defer s.reportMu.Unlock()
 	t := s.report[sub.typeURL]
-	t.Type, t.Names, t.Wildcard, t.Held = sub.typeURL, len(sub.names), sub.wildcard, held
+	t.Type, t.Names, t.Wildcard, t.Held = sub.typeURL, len(sub.names), sub.wildcard, len(sub.sent)-sub.absent
 	t.Refused = slices.Sorted(maps.Keys(sub.bad))
 	if len(t.Refused) == 0 {
 		t.Reason = ""

@@ -47,8 +47,11 @@ type subscription struct {
 
 	last   string  // nonce of the newest response; empty: none yet
 	flight *flight // the response that was not yet answered
-	// clean is the set in which nothing remained to be sent.
-	clean *typeSet
+
+	// all: everything has to be compared. Else todo holds the names that have to.
+	all    bool
+	todo   map[string]bool
+	absent int // of sent: names that the client was told do not exist
 }
 
 // flight is an unanswered response.
@@ -75,8 +78,37 @@ func newSubscription(typeURL string, delta bool) *subscription {
 		sent:    map[string]*Resource{},
 		bad:     map[string]string{},
 		again:   map[string]bool{},
+		todo:    map[string]bool{},
+		all:     true,
 	}
 }
+
+// hold notes what the client holds of a name; nil: nothing, that we know of.
+func (s *subscription) hold(name string, r *Resource) {
+	if s.sent[name] == gone {
+		s.absent--
+	}
+	if r == nil {
+		delete(s.sent, name)
+		return
+	}
+	if r == gone {
+		s.absent++
+	}
+	s.sent[name] = r
+}
+
+// look has names compared.
+func (s *subscription) look(names ...string) {
+	for _, n := range names {
+		if _, held := s.sent[n]; held || s.wants(n) {
+			s.todo[n] = true
+		}
+	}
+}
+
+// idle reports whether nothing has to be compared.
+func (s *subscription) idle() bool { return !s.all && len(s.todo) == 0 }
 
 // wants reports whether the client subscribed to name.
 func (s *subscription) wants(name string) bool { return s.wildcard || s.names[name] }
@@ -100,8 +132,11 @@ func (s *subscription) resubscribe(list []string, first bool) (more, same bool) 
 	}
 	more = more || wildcard && !s.wildcard
 	same = !more && wildcard == s.wildcard && len(now) == len(s.names)
-	s.names, s.wildcard, s.clean = now, wildcard, nil
-	s.forget()
+	s.names, s.wildcard = now, wildcard
+	if !same {
+		s.all = true
+		s.forget()
+	}
 	return more, same
 }
 
@@ -109,23 +144,23 @@ func (s *subscription) resubscribe(list []string, first bool) (more, same bool) 
 // sent even if it was sent before: the client may have dropped it. known are
 // the versions that a client brings from an earlier stream.
 func (s *subscription) subscribe(list []string, known map[string]string, first bool) {
-	s.clean = nil
+	s.all = s.all || len(known) > 0
 	for n, v := range known {
-		s.sent[n] = &Resource{Type: s.typeURL, Name: n, Version: v}
+		s.hold(n, &Resource{Type: s.typeURL, Name: n, Version: v})
 	}
 	if first && len(list) == 0 {
-		s.wildcard, s.implicit, s.owed = true, true, true
+		s.wildcard, s.implicit, s.owed, s.all = true, true, true, true
 		return
 	}
 	for _, n := range list {
 		if n == "*" {
-			s.wildcard, s.owed = true, true
+			s.wildcard, s.owed, s.all = true, true, true
 			continue
 		}
-		s.names[n] = true
+		s.names[n], s.todo[n] = true, true
 		if _, has := known[n]; !has {
 			if s.sent[n] == gone {
-				delete(s.sent, n)
+				s.hold(n, nil)
 			}
 			s.again[n] = true
 		}
@@ -138,13 +173,13 @@ func (s *subscription) subscribe(list []string, known map[string]string, first b
 
 // unsubscribe takes from the subscription of a delta stream.
 func (s *subscription) unsubscribe(list []string) {
-	s.clean = nil
 	for _, n := range list {
 		if n == "*" {
-			s.wildcard, s.implicit = false, false
+			s.wildcard, s.implicit, s.all = false, false, true
 			continue
 		}
 		delete(s.names, n)
+		s.todo[n] = true
 	}
 	s.forget()
 }
@@ -156,24 +191,27 @@ func (s *subscription) forget() {
 		return
 	}
 	unwanted := func(n string) bool { return !s.names[n] }
-	maps.DeleteFunc(s.sent, func(n string, _ *Resource) bool { return unwanted(n) })
+	for n := range s.sent {
+		if unwanted(n) {
+			s.hold(n, nil)
+		}
+	}
 	maps.DeleteFunc(s.bad, func(n, _ string) bool { return unwanted(n) })
 	maps.DeleteFunc(s.again, func(n string, _ bool) bool { return unwanted(n) })
 }
 
 // repeat makes the next response hold everything that the client asked for.
 func (s *subscription) repeat() {
-	s.clean, s.owed = nil, true
+	s.owed = true
 	for n := range s.names {
-		s.again[n] = true
+		s.again[n], s.todo[n] = true, true
 	}
 }
 
 // resend makes the next response hold name, if the client has it.
 func (s *subscription) resend(name string) {
 	if r := s.sent[name]; r != nil && r != gone {
-		s.again[name] = true
-		s.clean = nil
+		s.again[name], s.todo[name] = true, true
 	}
 }
 
@@ -186,20 +224,23 @@ func (s *subscription) news(r *Resource) bool {
 	return have == nil || have == unknown || have.Version != r.Version || s.again[r.Name]
 }
 
-// candidates are the names to compare, sorted: all that the client wants and
+// candidates are the names to compare, sorted: of all that the client wants and
 // all that it holds.
-func (s *subscription) candidates(set *typeSet) []string {
+func (s *subscription) candidates(set *Set) []string {
+	if !s.all {
+		return slices.DeleteFunc(slices.Sorted(maps.Keys(s.todo)), func(n string) bool { return !s.wants(n) && (!s.wildcard || s.sent[n] == nil) })
+	}
 	if !s.wildcard {
 		return slices.Sorted(maps.Keys(s.names))
 	}
-	out := slices.Clone(set.names)
+	out := slices.Clone(set.Names(s.typeURL))
 	for n := range s.names {
-		if set.get(n) == nil {
+		if set.Find(s.typeURL, n) == nil {
 			out = append(out, n)
 		}
 	}
 	for n := range s.sent {
-		if set.get(n) == nil && !s.names[n] {
+		if set.Find(s.typeURL, n) == nil && !s.names[n] {
 			out = append(out, n)
 		}
 	}
@@ -210,39 +251,39 @@ func (s *subscription) candidates(set *typeSet) []string {
 // next makes the response that brings the client nearer to set, and notes it
 // as sent; nil when there is nothing to say. Without removals, what is gone
 // from set stays with the client for now.
-func (s *subscription) next(set *typeSet, removals bool) *response {
-	if s.clean == set && !s.owed {
+func (s *subscription) next(set *Set, removals bool) *response {
+	if s.idle() && !s.owed {
 		return nil
 	}
 	group := s.suspectGroup(set)
 	f := &flight{before: map[string]*Resource{}, removed: map[string]*Resource{}}
 	res := &response{typeURL: s.typeURL}
-	size, rest := 0, false
+	size, rest := 0, map[string]bool{}
 	var drop []string
 	for _, n := range s.candidates(set) {
-		r, have := set.get(n), s.sent[n]
+		r, have := set.Find(s.typeURL, n), s.sent[n]
 		switch {
 		case r == nil && have == gone && !s.again[n]:
 		case r == nil && (have == nil || have == gone):
 			if s.delta && s.names[n] {
 				f.removed[n] = nil
-				s.sent[n] = gone
+				s.hold(n, gone)
 				res.removed = append(res.removed, n)
 			}
 			delete(s.again, n)
 		case r == nil && removals:
 			drop = append(drop, n)
 		case r == nil:
-			rest = true
+			rest[n] = true
 		case !s.news(r):
 		case group != nil && !slices.Contains(group, n),
 			!s.full && len(res.resources) > 0 && size+len(r.Body) > maxChunk:
-			rest = true
+			rest[n] = true
 		default:
 			size += len(r.Body)
 			f.changed = append(f.changed, n)
 			f.before[n] = have
-			s.sent[n] = r
+			s.hold(n, r)
 			delete(s.again, n)
 			delete(s.bad, n)
 			res.resources = append(res.resources, r)
@@ -255,9 +296,7 @@ func (s *subscription) next(set *typeSet, removals bool) *response {
 		f.removed[n] = s.sent[n]
 		s.drop(n)
 	}
-	if !rest {
-		s.clean = set
-	}
+	s.all, s.todo = false, rest
 	say := len(res.resources) > 0 || len(res.removed) > 0 || s.owed || s.full && len(drop) > 0
 	s.owed = false
 	if !say {
@@ -275,10 +314,10 @@ func (s *subscription) drop(n string) {
 	delete(s.bad, n)
 	delete(s.again, n)
 	if s.delta && s.names[n] {
-		s.sent[n] = gone
+		s.hold(n, gone)
 		return
 	}
-	delete(s.sent, n)
+	s.hold(n, nil)
 }
 
 // everything the client is to hold, for a response that is the whole state.
@@ -293,10 +332,10 @@ func (s *subscription) everything() []*Resource {
 }
 
 // suspectGroup is the group to be tried now; nil when nothing is suspected.
-func (s *subscription) suspectGroup(set *typeSet) []string {
+func (s *subscription) suspectGroup(set *Set) []string {
 	for len(s.suspects) > 0 {
 		for _, n := range s.suspects[0] {
-			if r := set.get(n); r != nil && s.wants(n) && s.news(r) {
+			if r := set.Find(s.typeURL, n); r != nil && s.wants(n) && s.news(r) {
 				return s.suspects[0]
 			}
 		}
@@ -315,7 +354,11 @@ func (s *subscription) accept() { s.flight = nil }
 // are tried.
 func (s *subscription) refuse(text string) []Rejection {
 	f := s.flight
-	s.flight, s.clean = nil, nil
+	s.flight = nil
+	defer func() {
+		s.look(f.changed...)
+		s.look(slices.Collect(maps.Keys(f.removed))...)
+	}()
 	if len(text) > maxReason {
 		text = text[:maxReason]
 	}
@@ -337,23 +380,17 @@ func (s *subscription) refuse(text string) []Rejection {
 		} else if s.full {
 			s.again[n], s.owed = true, true
 		} else {
-			s.sent[n] = unknown
+			s.hold(n, unknown)
 			continue
 		}
-		if b := f.before[n]; b != nil {
-			s.sent[n] = b
-		} else {
-			delete(s.sent, n)
-		}
+		s.hold(n, f.before[n])
 	}
 	// A client that refuses a response as a whole did not remove either.
 	for n, r := range f.removed {
 		switch {
 		case !s.wants(n) || s.sent[n] != nil && s.sent[n] != gone:
-		case r == nil:
-			delete(s.sent, n)
 		default:
-			s.sent[n] = r
+			s.hold(n, r)
 		}
 	}
 	if len(guilty) == 0 && len(changed) > 0 {
