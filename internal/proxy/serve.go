@@ -91,7 +91,11 @@ func (w *worker) serve(a *arrival, h *mtls.Handshake) {
 		codec = w.httpCodec(a, &peer, h, c.Codec != conf.CodecHTTP1)
 	default:
 		w.detecting++
-		codec = &detector{w: w, a: a, peer: peer, secure: h}
+		d := &detector{w: w, a: a, peer: peer, secure: h}
+		if idle := exchange.IdleTimeout(c); idle > 0 {
+			w.loop.Arm(&d.idle, idle, a.conn.Close)
+		}
+		codec = d
 	}
 	a.conn.Start(codec)
 	if len(a.first) > 0 {
@@ -152,6 +156,7 @@ type detector struct {
 	peer   exchange.Peer
 	secure *mtls.Handshake
 	seen   []byte
+	idle   loop.Timer // from the start: the preface is short
 }
 
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -169,6 +174,7 @@ func (d *detector) OnBytes(p []byte) {
 		return
 	}
 	d.w.detecting--
+	d.idle.Stop()
 	codec := d.w.httpCodec(d.a, &d.peer, d.secure, h2)
 	d.a.conn.Swap(codec)
 	codec.OnBytes(p) // not by Redeliver: what came by TLS is open already
@@ -181,7 +187,10 @@ func (d *detector) OnEOF() { d.a.conn.Close() }
 func (d *detector) OnWritable() {}
 
 // OnClose forgets the connection.
-func (d *detector) OnClose(error) { d.w.detecting-- }
+func (d *detector) OnClose(error) {
+	d.w.detecting--
+	d.idle.Stop()
+}
 
 // closed is the codec of a connection that is being refused.
 type closed struct{}

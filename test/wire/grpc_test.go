@@ -13,46 +13,71 @@ import (
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	grpcstatus "google.golang.org/grpc/status"
 
+	"github.com/tulle-mesh/tulle/internal/proxy"
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/proxytest"
 )
 
-// TestGRPC runs gRPC's own interoperability cases through two sidecars. A case
-// that fails ends the program with its reason.
+// TestGRPC runs gRPC's own interoperability cases through one sidecar and
+// through two. A case that fails ends the program with its reason.
 func TestGRPC(t *testing.T) {
-	bothWays(t, func(t *testing.T, o proxytest.Options) {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := grpc.NewServer()
-		testpb.RegisterTestServiceServer(s, interop.NewTestServer())
-		go func() { _ = s.Serve(l) }()
-		t.Cleanup(s.Stop)
-		o.HTTP2 = true
-		m := proxytest.NewMesh(t, l.Addr().String(), o)
-		cc, err := grpc.NewClient("passthrough:///"+m.Client.Addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = cc.Close() })
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
-		c := testpb.NewTestServiceClient(cc)
-		for _, do := range []func(context.Context, testpb.TestServiceClient, ...grpc.CallOption){
-			interop.DoEmptyUnaryCall, interop.DoLargeUnaryCall, interop.DoClientStreaming, interop.DoServerStreaming,
-			interop.DoPingPong, interop.DoEmptyStream, interop.DoCancelAfterBegin,
-			interop.DoCancelAfterFirstResponse, interop.DoCustomMetadata, interop.DoStatusCodeAndMessage, interop.DoSpecialStatusMessage,
-		} {
-			do(ctx, c)
-		}
-		sleeping(ctx, t, c)
-		interop.DoUnimplementedMethod(ctx, cc)
-		interop.DoUnimplementedService(ctx, testpb.NewUnimplementedServiceClient(cc))
-		idle(t, m.Client, m.Server)
-		if n := m.Server.Requests(`request_protocol="grpc",response_code="200",grpc_response_status="0"`); n < 7 {
-			t.Errorf("%d good calls\n%s", n, m.Server.Totals())
-		}
+	t.Run("one sidecar", func(t *testing.T) {
+		p := proxytest.Start(t, &proxy.Bootstrap{}, proxytest.Forward(proxytest.To(interopServer(t)), func(p *proxytest.Parts) {
+			p.Cluster.Protocol, p.Listener.Inbound = conf.UpHTTP2, true
+		}))
+		interopCases(t, p.Addr)
+		idle(t, p)
+		grpcCounted(t, p)
 	})
+	bothWays(t, func(t *testing.T, o proxytest.Options) {
+		o.HTTP2 = true
+		m := proxytest.NewMesh(t, interopServer(t), o)
+		interopCases(t, m.Client.Addr)
+		idle(t, m.Client, m.Server)
+		grpcCounted(t, m.Server)
+	})
+}
+
+func grpcCounted(t *testing.T, p *proxytest.Proxy) {
+	t.Helper()
+	if n := p.Requests(`request_protocol="grpc",response_code="200",grpc_response_status="0"`); n < 7 {
+		t.Errorf("%d good calls\n%s", n, p.Totals())
+	}
+}
+
+func interopServer(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	testpb.RegisterTestServiceServer(s, interop.NewTestServer())
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(s.Stop)
+	return l.Addr().String()
+}
+
+func interopCases(t *testing.T, addr string) {
+	t.Helper()
+	cc, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cc.Close() }()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	c := testpb.NewTestServiceClient(cc)
+	for _, do := range []func(context.Context, testpb.TestServiceClient, ...grpc.CallOption){
+		interop.DoEmptyUnaryCall, interop.DoLargeUnaryCall, interop.DoClientStreaming, interop.DoServerStreaming,
+		interop.DoPingPong, interop.DoEmptyStream, interop.DoCancelAfterBegin,
+		interop.DoCancelAfterFirstResponse, interop.DoCustomMetadata, interop.DoStatusCodeAndMessage, interop.DoSpecialStatusMessage,
+	} {
+		do(ctx, c)
+	}
+	sleeping(ctx, t, c)
+	interop.DoUnimplementedMethod(ctx, cc)
+	interop.DoUnimplementedService(ctx, testpb.NewUnimplementedServiceClient(cc))
 }
 
 // sleeping is interop.DoTimeoutOnSleepingServer, but for one thing: on a busy

@@ -135,26 +135,59 @@ func (e *Env) Serve(a *Accepted) (*Conn, stream.Codec) {
 // OnBytes implements stream.Codec; it watches over request heads that come slowly.
 func (c *Conn) OnBytes(p []byte) {
 	c.codec().OnBytes(p)
-	if c.http.HeadersTimeout <= 0 {
-		return
+	c.watch()
+}
+
+// watch gives a request head that has begun its time, counted from its first
+// byte as Envoy does: the shortest of what a head, a whole request and a quiet
+// stream may take.
+func (c *Conn) watch() {
+	if partial := c.h1 == nil && c.h2.Partial() || c.h1 != nil && c.h1.Partial(); !partial {
+		c.unwatch()
+	} else if limit, _ := c.headLimit(); limit > 0 && !c.timers().slow.Armed() {
+		c.env.Loop.Arm(&c.rare.slow, limit, c.tooSlow)
 	}
-	switch partial := c.h1 == nil && c.h2.Partial() || c.h1 != nil && !c.h1.Idle() && !c.h1.Active(); {
-	case !partial:
-		if c.rare != nil {
-			c.rare.slow.Stop()
-		}
-	case !c.timers().slow.Armed():
-		c.env.Loop.Arm(&c.rare.slow, c.http.HeadersTimeout, c.tooSlow)
+}
+
+func (c *Conn) unwatch() {
+	if c.rare != nil {
+		c.rare.slow.Stop()
 	}
+}
+
+// headLimit is how long a head may take, and what is told when it took longer;
+// 0: as long as it likes.
+func (c *Conn) headLimit() (time.Duration, telemetry.Outcome) {
+	limit, o := c.http.StreamIdle, telemetry.StreamIdle
+	if limit == 0 {
+		limit = defaultStreamIdle
+	}
+	if d := c.http.RequestTimeout; d > 0 && (d < limit || limit < 0) {
+		limit, o = d, telemetry.RequestTimeout
+	}
+	if d := c.http.HeadersTimeout; d > 0 && (d <= limit || limit < 0) {
+		limit, o = d, telemetry.HeadTimeout
+	}
+	return max(limit, 0), o
 }
 
 // tooSlow ends a connection whose request head did not come in time.
 func (c *Conn) tooSlow() {
-	if c.h1 != nil {
-		c.h1.Reject(408)
+	_, o := c.headLimit()
+	if c.h1 == nil {
+		c.refused(0, o.Flag, o.Details)
+		c.wire.Close()
 		return
 	}
-	c.wire.Close()
+	if c.h1.Reject(408) {
+		c.refused(408, o.Flag, o.Details)
+	}
+}
+
+// goOn reads what waited for a response.
+func (c *Conn) goOn() {
+	c.h1.Continue()
+	c.watch()
 }
 
 // OnEOF implements stream.Codec.
@@ -203,6 +236,7 @@ func (c *Conn) Accept(s stream.Stream, h *stream.Head, end bool) stream.Peer {
 	}
 	c.active++
 	c.idle.Stop()
+	c.unwatch()
 	x.begin(end)
 	if x.done {
 		return ignore{}
@@ -273,17 +307,24 @@ const expiryLead = 30 * time.Second
 func (c *Conn) ended() {
 	if c.active--; c.active == 0 {
 		c.startIdle()
+		c.watch()
 		if c.draining && c.h1 == nil {
 			c.drainCodec()
 		}
 	}
 }
 
-func (c *Conn) startIdle() {
-	d := c.http.IdleTimeout
-	if d == 0 {
-		d = time.Hour
+// IdleTimeout is how long a connection may rest without a request; not
+// positive: for ever. Envoy's default is an hour.
+func IdleTimeout(h *conf.HTTP) time.Duration {
+	if h.IdleTimeout == 0 {
+		return time.Hour
 	}
+	return h.IdleTimeout
+}
+
+func (c *Conn) startIdle() {
+	d := IdleTimeout(c.http)
 	if q := c.env.quiet; q > 0 && (q < d || d < 0) {
 		d = q
 	}
@@ -296,6 +337,8 @@ func (c *Conn) startIdle() {
 func (c *Conn) idled() {
 	switch {
 	case c.active > 0:
+	case c.rare != nil && c.rare.slow.Armed(): // a request is coming
+		c.startIdle()
 	case c.h2 != nil && !c.draining:
 		c.Drain()
 		c.env.Loop.Arm(&c.idle, drainIdle, c.onIdle)
@@ -344,9 +387,14 @@ func (c *Conn) bufferLimit() int {
 
 // badRequest reports a request that the codec refused by itself.
 func (c *Conn) badRequest(status int, detail string) {
+	c.refused(status, telemetry.FlagDPE, underscored(detail))
+}
+
+// refused reports a request that did not become an exchange.
+func (c *Conn) refused(status int, flags telemetry.Flags, details string) {
 	now := c.env.Loop.Now()
-	r := telemetry.Record{Start: c.env.now(), Begin: now, End: now, Status: status, Flags: telemetry.FlagDPE,
-		Details: underscored(detail), Downstream: c.remote(), Direct: c.remote(), DownstreamLocal: c.local(),
+	r := telemetry.Record{Start: c.env.now(), Begin: now, End: now, Status: status, Flags: flags,
+		Details: details, Downstream: c.remote(), Direct: c.remote(), DownstreamLocal: c.local(),
 		Local: &c.env.Node.Local, Inbound: c.listener.Inbound, TLS: c.peer.TLS, Mutual: c.peer.Mutual, Peer: c.peer.Principal}
 	c.env.Reporter.Finished(c.env.Loop, &r, c.http.AccessLog)
 }

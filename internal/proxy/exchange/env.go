@@ -36,7 +36,7 @@ func (e *Env) h1Options(c *Conn) *http1.ServerOptions {
 		OnBadRequest: func(s *http1.Server, status int, detail string) {
 			s.Acceptor().(*Conn).badRequest(status, detail)
 		},
-		Later: func(s *http1.Server) { e.Loop.Next(s.Continue) },
+		Later: func(s *http1.Server) { e.Loop.Next(s.Acceptor().(*Conn).goOn) },
 	}
 	if e.codecs.h1 == nil {
 		e.codecs.h1 = map[h1key]*http1.ServerOptions{}

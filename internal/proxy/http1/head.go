@@ -37,7 +37,7 @@ func early(p []byte, from, maxHead int) *bad {
 		i += n + 1
 	}
 	if len(p) > maxHead {
-		if bytes.IndexByte(p, '\n') < 0 {
+		if bytes.IndexByte(p[:maxHead], '\n') < 0 {
 			return badLongTarget
 		}
 		return badLongHead

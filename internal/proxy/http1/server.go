@@ -58,21 +58,32 @@ func (s *Server) Idle() bool {
 	return s.state == readHead && len(s.in) == 0
 }
 
-// Active reports whether an exchange is in progress. A connection that is
-// neither idle nor active is in the middle of a request head.
+// Active reports whether an exchange is in progress.
 func (s *Server) Active() bool { return s.cur().live }
+
+// Partial reports whether the client has begun something that it has not ended
+// and that no exchange waits for: a request head, or the rest of a request that
+// was answered already.
+func (s *Server) Partial() bool {
+	return s.state == readHead && len(s.in) > 0 || s.state == discard
+}
 
 // Drain makes the next response the last one of this connection. An idle
 // connection stays open: its owner closes it when it sees fit.
 func (s *Server) Drain() { s.draining = true }
 
-// Reject answers a request whose head has not arrived completely, for
-// instance 408 by the owner's timer, and closes. It does nothing once a
-// request was accepted.
-func (s *Server) Reject(status int) {
-	if s.state == readHead {
+// Reject ends a connection that is Partial, for instance by the owner's timer:
+// a request whose head has not arrived completely is answered, which it
+// reports. It does nothing once a request was accepted.
+func (s *Server) Reject(status int) (answered bool) {
+	switch s.state {
+	case readHead:
 		s.answer(status)
+		return true
+	case discard:
+		s.close()
 	}
+	return false
 }
 
 // OnBytes implements stream.Codec.

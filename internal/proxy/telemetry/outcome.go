@@ -34,6 +34,7 @@ var (
 	UpstreamTimeout = Outcome{Status: 504, Flag: FlagUT, Details: "response_timeout", Body: "upstream request timeout"}
 	PerTryTimeout   = Outcome{Status: 504, Flag: FlagUT, Details: "upstream_per_try_timeout", Body: "upstream request timeout"}
 	RequestTimeout  = Outcome{Status: 408, Details: "request_overall_timeout", Body: "request timeout"}
+	HeadTimeout     = Outcome{Status: 408, Details: "request_header_timeout", Body: "Request Timeout"}
 	StreamIdle      = Outcome{Status: 504, Flag: FlagSI, Details: "stream_idle_timeout", Body: "stream timeout"}
 	PerTryIdle      = Outcome{Status: 504, Flag: FlagSI, Details: "upstream_per_try_idle_timeout", Body: "upstream per try idle timeout"}
 	StreamDuration  = Outcome{Status: 504, Details: "max_duration_timeout", Body: "downstream duration timeout", grpc: 5}

@@ -1,5 +1,6 @@
 // Command h2spec runs the HTTP/2 conformance cases of
-// github.com/summerwind/h2spec against a cleartext server on 127.0.0.1.
+// github.com/summerwind/h2spec against a server on 127.0.0.1, in cleartext or,
+// when tls is said, under TLS whose certificate is not looked at.
 package main
 
 import (
@@ -13,8 +14,9 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: h2spec PORT")
+	secure := len(os.Args) == 3 && os.Args[2] == "tls"
+	if len(os.Args) != 2 && !secure {
+		fmt.Fprintln(os.Stderr, "usage: h2spec PORT [tls]")
 		os.Exit(2)
 	}
 	port, err := strconv.Atoi(os.Args[1])
@@ -23,7 +25,8 @@ func main() {
 		os.Exit(2)
 	}
 	ok, err := h2spec.Run(&config.Config{
-		Host: "127.0.0.1", Port: port, Path: "/", Timeout: 2 * time.Second, MaxHeaderLen: 4000, Strict: true,
+		Host: "127.0.0.1", Port: port, Path: "/", Timeout: 10 * time.Second, MaxHeaderLen: 4000, Strict: true,
+		TLS: secure, Insecure: secure,
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
