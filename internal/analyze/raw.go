@@ -2,7 +2,6 @@ package analyze
 
 import (
 	"encoding/json"
-	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/dialect"
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -132,15 +131,6 @@ func (r *raw) selector() (map[string]string, bool) {
 	return s.MatchLabels, true
 }
 
-// labels of a Service's selector.
-func (r *raw) labels() map[string]string {
-	var m map[string]string
-	if len(r.Spec.Selector) > 0 && json.Unmarshal(r.Spec.Selector, &m) != nil {
-		return nil
-	}
-	return m
-}
-
 // pods are templates and Pods: what will run or runs.
 func (a *analysis) pods(f func(o *source.Object, m rawMeta, p *rawPod, path string)) {
 	for _, k := range []struct{ group, kind string }{
@@ -166,13 +156,4 @@ func (a *analysis) selects(ns string, want map[string]string) bool {
 		}
 	}
 	return false
-}
-
-// short is a place for lists in messages.
-func short(list []model.Origin) string {
-	names := make([]string, len(list))
-	for i, o := range list {
-		names[i] = where(o)
-	}
-	return strings.Join(names, ", ")
 }

@@ -25,12 +25,8 @@ type ClusterSet struct {
 	role    model.Role
 }
 
-// clustersOf lists the clusters of a service: per port, the whole service and
-// each subset of the rule that this client uses. Clients share them.
-func (m *Mesh) clustersOf(w who, role model.Role, s *service) []*model.Cluster {
-	return m.tables.clusters.Get(ClusterSet{s, m.destinationFor(w, s), role})
-}
-
+// makeClusters lists the clusters of a service: per port, the whole service and
+// each subset of the rule. Clients share them.
 func (m *Mesh) makeClusters(k ClusterSet, _ []*model.Cluster) []*model.Cluster {
 	role, s, d := k.role, k.service, k.rule
 	sans := m.spiffe(s)

@@ -14,10 +14,6 @@ type notices struct {
 	seen map[string]bool
 }
 
-func (n *notices) add(s model.Severity, r model.Reason, o model.Origin, format string, args ...any) {
-	n.code("").add(s, r, o, format, args...)
-}
-
 // coded adds notices of one code, as analyze prints it.
 type coded struct {
 	n    *notices

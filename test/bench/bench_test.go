@@ -283,13 +283,11 @@ func TestRows(t *testing.T) {
 func TestTargets(t *testing.T) {
 	a := run2([]float64{8, 8.4, 8.4}, []float64{10, 10, 10})
 	zero, one := 0.0, 1.0
-	for _, x := range []*series{
+	a.Series = append(a.Series, []*series{
 		{Shape: "handshakes-200", Column: equal, Contender: "tulle", Slots: []slot{{P99: 300, Quiet99: 100}, {P99: 160, Quiet99: 80}, {P99: 500, Quiet99: 200}}},
 		{Shape: "h2-8x16", Column: filters, Contender: "tulle", Slots: []slot{{Allocs: &zero}}},
 		{Shape: "mtls-pair-64", Column: filters, Contender: "tulle", Slots: []slot{{Allocs: &one}}},
-	} {
-		a.Series = append(a.Series, x)
-	}
+	}...)
 	var b bytes.Buffer
 	if err := a.print(&b); err != nil {
 		t.Fatal(err)

@@ -192,7 +192,6 @@ func (r *raw) post(body string) error {
 // load sends requests from several clients of each kind until stop.
 type load struct {
 	done   atomic.Int64
-	fresh  atomic.Int64 // connections opened
 	mu     sync.Mutex
 	failed []string
 	stop   chan struct{}

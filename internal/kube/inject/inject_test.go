@@ -229,13 +229,15 @@ func TestAnnotations(t *testing.T) {
 	if strings.Contains(names(none.Spec.InitContainers), InitContainer) {
 		t.Error("rules are set although nothing is captured")
 	}
-	raw, _ := yaml.YAMLToJSON([]byte(orders))
 	for _, bad := range []string{
 		`traffic.sidecar.istio.io/excludeOutboundPorts: http`, `traffic.sidecar.istio.io/includeOutboundIPRanges: all`,
 		`sidecar.istio.io/proxyCPU: much`, `sidecar.istio.io/rewriteAppHTTPProbers: maybe`, `sidecar.istio.io/interceptionMode: TPROXY`,
 		`proxy.istio.io/config: "concurrency: many"`,
 	} {
-		raw, _ = yaml.YAMLToJSON([]byte(with(bad)))
+		raw, err := yaml.YAMLToJSON([]byte(with(bad)))
+		if err != nil {
+			t.Fatal(err)
+		}
 		name, _, _ := strings.Cut(bad, ":")
 		if _, err := config().Patch(raw, "shop", ""); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", bad, err)
