@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 
 	"github.com/tulle-mesh/tulle/internal/dialect"
-	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/source"
 )
 
