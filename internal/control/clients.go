@@ -122,7 +122,7 @@ func (c *Compiled) GatewayNames() []string {
 func clientOf(w *model.Workload) model.Client {
 	c := model.Client{
 		Namespace: w.Namespace, Name: w.Name, Labels: w.Labels, Account: w.Account,
-		Ports: w.Ports, Locality: w.Locality, Network: w.Network, Expose: w.Expose,
+		Ports: w.Ports, Locality: w.Locality, Host: w.Host, Network: w.Network, Expose: w.Expose,
 	}
 	if w.Gateway {
 		c.Role = model.GatewayRole

@@ -63,8 +63,7 @@ func newSide(name string, v *model.View, a *Answer) *side {
 		}
 	}
 	s.index = match.NewIndex(s.snap.Listeners)
-	l := v.Client.Locality
-	s.clusters = cluster.New(cluster.Options{Region: l.Region, Zone: l.Zone, Subzone: l.Subzone, Resolver: offline{}})
+	s.clusters = cluster.New(cluster.Options{Resolver: offline{}})
 	s.clusters.Apply(s.snap, 0)
 	return s
 }

@@ -44,7 +44,8 @@ func (x *survey) checkGateways(n *notices) {
 
 // clientOf is the client that a workload will be.
 func clientOf(w *model.Workload) model.Client {
-	c := model.Client{Namespace: w.Namespace, Name: w.Name, Labels: w.Labels, Account: w.Account, Ports: w.Ports, Expose: w.Expose}
+	c := model.Client{Namespace: w.Namespace, Name: w.Name, Labels: w.Labels, Account: w.Account, Ports: w.Ports, Expose: w.Expose,
+		Locality: w.Locality, Host: w.Host, Network: w.Network}
 	if w.Gateway {
 		c.Role = model.GatewayRole
 		c.Assumed = w.Origin.Kind == "Process"

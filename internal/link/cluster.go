@@ -23,6 +23,7 @@ type ClusterSet struct {
 	service *service
 	rule    *destination
 	role    model.Role
+	place   place // of the client, as far as it matters
 }
 
 // makeClusters lists the clusters of a service: per port, the whole service and
@@ -37,12 +38,17 @@ func (m *Mesh) makeClusters(k ClusterSet, _ []*model.Cluster) []*model.Cluster {
 			continue
 		}
 		seen[p.Number] = true
-		out = append(out, m.cluster(role, s, p, d, nil, sans))
+		add := func(sub *model.Subset) {
+			c := m.cluster(role, s, p, d, sub, sans)
+			m.locate(c, k.place)
+			out = append(out, c)
+		}
+		add(nil)
 		if d == nil {
 			continue
 		}
 		for _, sub := range d.subsets {
-			out = append(out, m.cluster(role, s, p, d, sub, sans))
+			add(sub)
 		}
 	}
 	return out

@@ -125,6 +125,7 @@ func (e *endpoint) attach(m *Mesh, w *model.Workload) {
 	e.base.Account = w.Account
 	e.base.Workload = w.Namespace + "/" + w.Name
 	e.base.Owner = w.Owner
+	e.base.Host = w.Host
 	if e.base.Network == "" {
 		e.base.Network = w.Network
 	}

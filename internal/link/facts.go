@@ -440,6 +440,17 @@ func (m *Mesh) putRule(come bool, p *model.DestinationPolicy) {
 	}
 	m.seen(come, exportTo(p.ExportTo, m.Settings.DestinationExportTo), p.Namespace, p)
 	m.putChosen(come, p.Selector)
+	subsets := make([]*model.Subset, len(p.Subsets))
+	for i := range p.Subsets {
+		subsets[i] = &p.Subsets[i]
+	}
+	need := placingOf(&p.Policy, subsets...)
+	if need.locality {
+		m.facts.chosen.put(come, regionLabel)
+	}
+	for _, k := range need.keys {
+		m.facts.chosen.put(come, k)
+	}
 }
 
 // withAddresses gives Services the addresses that link finds for them. A

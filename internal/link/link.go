@@ -150,6 +150,7 @@ func withMesh(s model.Settings, list []*model.MeshSettings) model.Settings {
 		s.Retry = cmp.Or(x.Retry, s.Retry)
 		s.Pool = cmp.Or(x.Pool, s.Pool)
 		s.Outlier = cmp.Or(x.Outlier, s.Outlier)
+		s.Locality = cmp.Or(x.Locality, s.Locality)
 		for _, e := range []struct{ to, from *[]string }{
 			{&s.ServiceExportTo, &x.ServiceExportTo}, {&s.RouteExportTo, &x.RouteExportTo}, {&s.DestinationExportTo, &x.DestinationExportTo},
 		} {

@@ -19,6 +19,7 @@ type Scope struct {
 	key    string
 	client model.Client // only what the key names
 	who    who
+	routes *Scope // of clients that are alike but for where they are
 }
 
 // ScopeKey names what a client's outbound View depends on. Clients with equal
@@ -31,12 +32,19 @@ func (m *Mesh) ScopeKey(c model.Client) (key string) {
 
 // Scope of a client. Call it within Do.
 func (m *Mesh) Scope(c model.Client) *Scope {
-	r := m.reduced(c)
+	return m.scope(m.reduced(c))
+}
+
+func (m *Mesh) scope(r model.Client) *Scope {
 	key := scopeKey(&r)
-	s := m.scopes[key]
-	if s == nil {
-		s = &Scope{m: m, key: key, client: r, who: who{r.Namespace, r.Labels}}
-		m.scopes[key] = s
+	if s := m.scopes[key]; s != nil {
+		return s
+	}
+	s := &Scope{m: m, key: key, client: r, who: who{r.Namespace, r.Labels}}
+	m.scopes[key], s.routes = s, s
+	if r.Role == model.Sidecar && (r.Host != "" || r.Locality != model.Locality{}) {
+		r.Host, r.Locality = "", model.Locality{}
+		s.routes = m.scope(r)
 	}
 	return s
 }
@@ -47,6 +55,7 @@ func (m *Mesh) reduced(c model.Client) model.Client {
 		Role: c.Role, Namespace: c.Namespace, Network: c.Network, Capture: c.Capture,
 		Features: slices.Sorted(slices.Values(c.Features)), Addresses: families(c.Addresses),
 	}
+	r.Locality, r.Host = m.whereabouts(c)
 	if c.Role == model.GatewayRole {
 		r.Labels, r.Name, r.Addresses = c.Labels, c.Name, c.Addresses
 		r.Expose, r.Assumed, r.Ports = c.Expose, c.Assumed, c.Ports
@@ -64,6 +73,23 @@ func (m *Mesh) reduced(c model.Client) model.Client {
 		}
 	}
 	return r
+}
+
+// whereabouts are a client's locality and node, where some destination depends
+// on them.
+func (m *Mesh) whereabouts(c model.Client) (l model.Locality, host string) {
+	p := m.placing()
+	p.keys = append(p.keys, m.facts.chosen.get()...)
+	for _, k := range []string{regionLabel, zoneLabel, subzoneLabel} {
+		p.locality = p.locality || slices.Contains(p.keys, k)
+	}
+	if p.locality {
+		l = c.Locality
+	}
+	if slices.Contains(p.keys, hostLabel) {
+		host = c.Host
+	}
+	return l, host
 }
 
 // families keeps one address of each IP version.
@@ -84,7 +110,7 @@ func scopeKey(c *model.Client) string {
 	for _, k := range sortedKeys(c.Labels) {
 		b.WriteString("|" + strconv.Quote(k) + "=" + strconv.Quote(c.Labels[k]))
 	}
-	b.WriteString("|" + c.Network)
+	fmt.Fprintf(&b, "|%s|%q|%q", c.Network, c.Locality, c.Host)
 	for _, f := range c.Features {
 		b.WriteString("|+" + f)
 	}
@@ -207,7 +233,8 @@ func (s *Scope) Clusters(host string) (ClusterSet, bool) {
 	if svc == nil || svc.Host != host {
 		return ClusterSet{}, false
 	}
-	return ClusterSet{svc, s.m.destinationFor(s.who, svc), s.client.Role}, true
+	d := s.m.destinationFor(s.who, svc)
+	return ClusterSet{svc, d, s.client.Role, s.placeFor(svc, d)}, true
 }
 
 // Class is all of a scope that writing down a cluster depends on.
@@ -269,10 +296,10 @@ func (s *Scope) Ports() []uint16 {
 }
 
 // PortView holds the listener for every address of a port and its route table.
-func (s *Scope) PortView(port uint16) *model.View { return s.m.tables.wildPorts.Get(portAt{s, port}) }
+func (s *Scope) PortView(port uint16) *model.View { return s.m.tables.wildPorts.Get(portAt{s.routes, port}) }
 
 // HostView holds the listeners at a service's own addresses, and their tables.
-func (s *Scope) HostView(host string) *model.View { return s.m.tables.doors.Get(hostAt{s, 0, host}) }
+func (s *Scope) HostView(host string) *model.View { return s.m.tables.doors.Get(hostAt{s.routes, 0, host}) }
 
 // Rest holds the listeners of a client that does not capture connections, and
 // their tables; of a gateway only the tables.

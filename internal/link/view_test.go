@@ -372,6 +372,9 @@ func showCluster(b *strings.Builder, c *model.Cluster) {
 	if c.Outlier != nil {
 		b.WriteString(" outlier")
 	}
+	if c.Weighted {
+		b.WriteString(" weighted")
+	}
 	if c.HTTP2 {
 		b.WriteString(" h2")
 	}
@@ -399,6 +402,12 @@ func showCluster(b *strings.Builder, c *model.Cluster) {
 		}
 		if !e.Ready {
 			b.WriteString(" unready")
+		}
+		if e.Priority > 0 {
+			fmt.Fprintf(b, " priority=%d", e.Priority)
+		}
+		if n, ok := c.Shares[e.Locality]; ok {
+			fmt.Fprintf(b, " share=%d", n)
 		}
 		if e.Workload != "" {
 			b.WriteString(" " + e.Workload)

@@ -105,6 +105,13 @@ func (l *Lowering) cluster(c *model.Cluster) *clusterpb.Cluster {
 	}
 	balance(&c.Balance, out)
 	outlier(c.Outlier, out)
+	if c.Weighted && kind != clusterpb.Cluster_ORIGINAL_DST {
+		if out.CommonLbConfig == nil {
+			out.CommonLbConfig = &clusterpb.Cluster_CommonLbConfig{}
+		}
+		out.CommonLbConfig.LocalityConfigSpecifier = &clusterpb.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
+			LocalityWeightedLbConfig: &clusterpb.Cluster_CommonLbConfig_LocalityWeightedLbConfig{}}
+	}
 	keepalive(c.Pool.Keepalive, out)
 	l.upstreamTLS(c, out)
 	if opt := l.protocolOptions(c); opt != nil {

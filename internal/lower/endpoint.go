@@ -14,11 +14,15 @@ import (
 	"github.com/tulle-mesh/tulle/internal/model"
 )
 
-// endpoints of a cluster, grouped by locality. Endpoints that are not ready
-// are left out.
+// endpoints of a cluster, grouped by priority and locality. Endpoints that are
+// not ready are left out.
 func (l *Lowering) endpoints(c *model.Cluster) *endpointpb.ClusterLoadAssignment {
-	groups := map[model.Locality]*endpointpb.LocalityLbEndpoints{}
-	var order []model.Locality
+	type place struct {
+		priority uint32
+		model.Locality
+	}
+	groups := map[place]*endpointpb.LocalityLbEndpoints{}
+	var order []place
 	for i := range c.Endpoints {
 		e := &c.Endpoints[i]
 		if !e.Ready {
@@ -28,11 +32,12 @@ func (l *Lowering) endpoints(c *model.Cluster) *endpointpb.ClusterLoadAssignment
 		if addr == nil {
 			continue
 		}
-		g := groups[e.Locality]
+		at := place{e.Priority, e.Locality}
+		g := groups[at]
 		if g == nil {
-			g = &endpointpb.LocalityLbEndpoints{Locality: locality(e.Locality), LoadBalancingWeight: u32(0)}
-			groups[e.Locality] = g
-			order = append(order, e.Locality)
+			g = &endpointpb.LocalityLbEndpoints{Locality: locality(e.Locality), Priority: e.Priority, LoadBalancingWeight: u32(0)}
+			groups[at] = g
+			order = append(order, at)
 		}
 		// Envoy refuses an assignment whose weights do not add up in 32 bits.
 		weight := min(max(e.Weight, 1), math.MaxUint32/uint32(len(c.Endpoints)))
@@ -44,11 +49,14 @@ func (l *Lowering) endpoints(c *model.Cluster) *endpointpb.ClusterLoadAssignment
 			Metadata:            endpointMetadata(c, e),
 		})
 	}
-	slices.SortFunc(order, func(a, b model.Locality) int {
-		return cmp.Or(cmp.Compare(a.Region, b.Region), cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.Subzone, b.Subzone))
+	slices.SortFunc(order, func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.priority, b.priority), cmp.Compare(a.Region, b.Region), cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.Subzone, b.Subzone))
 	})
 	out := &endpointpb.ClusterLoadAssignment{ClusterName: c.Name}
 	for _, loc := range order {
+		if c.Shares != nil {
+			groups[loc].LoadBalancingWeight = u32(c.Shares[loc.Locality])
+		}
 		out.Endpoints = append(out.Endpoints, groups[loc])
 	}
 	return out

@@ -71,6 +71,18 @@ func examples() map[string]example {
 				}
 			}), show: []string{"EDS " + ordersName},
 		},
+		"endpoints-priorities": {
+			why: "Endpoints stand by priority and locality, a locality perhaps at two priorities; with shares a locality weighs what its share is.",
+			view: withCluster(func(c *model.Cluster) {
+				east := model.Locality{Region: "east"}
+				c.Weighted, c.Shares = true, map[model.Locality]uint32{east: 80, {Region: "west"}: 20}
+				c.Endpoints = []model.ClusterEndpoint{
+					{Address: "10.0.0.1", Port: 1, Ready: true, Locality: east, Priority: 1},
+					{Address: "10.0.0.2", Port: 1, Ready: true, Locality: model.Locality{Region: "west"}, Priority: 1},
+					{Address: "10.0.0.3", Port: 1, Ready: true, Locality: east},
+				}
+			}), show: []string{"CDS " + ordersName, "EDS " + ordersName}, keys: []string{"common_lb_config", "endpoints"},
+		},
 		"route-match": {
 			why: "Every condition; a missing header counts as empty for withoutHeaders, except where presence is asked.",
 			view: withRoute(&model.Route{Match: model.HTTPMatch{

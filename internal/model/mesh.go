@@ -18,6 +18,7 @@ type MeshSettings struct {
 	Retry           *Retry
 	Pool            *ConnectionPool // defaultTrafficPolicy
 	Outlier         *Outlier
+	Locality        *LocalityLB // localityLbSetting
 	Paths           PathForm
 	Log             *bool // accessLogFile
 	LogJSON         *bool
@@ -61,4 +62,5 @@ func textMesh(f *form, x *MeshSettings) {
 	one(f, "retry", &x.Retry, textRetry)
 	one(f, "pool", &x.Pool, textPool)
 	one(f, "outlier", &x.Outlier, textOutlier)
+	one(f, "locality", &x.Locality, textLocality)
 }

@@ -77,10 +77,29 @@ type HashCookie struct {
 	TTL        *time.Duration
 }
 
-// LocalityLB is kept small until the traffic issue.
+// LocalityLB prefers endpoints by where they and the client are. Distribute
+// acts alone; the others need outlier detection, without which nothing would
+// fail over. The zero value fails over by region, zone and subzone.
 type LocalityLB struct {
-	Disabled bool
+	Disabled   bool
+	Distribute []LocalityShare
+	Failover   []LocalityPair
+	// Priority lists labels ("key": as the client's, or "key=value") that make an
+	// endpoint the nearer the more of them, from the first on, it has.
+	Priority []string
 }
+
+// LocalityShare says where the requests of clients in From go: to each place by
+// its weight. Places are "region/zone/subzone", the later parts perhaps left
+// out, "*" for any.
+type LocalityShare struct {
+	From string
+	To   map[string]uint32
+}
+
+// LocalityPair names the region that endpoints are taken from when those of From
+// fail, before all others.
+type LocalityPair struct{ From, To string }
 
 // ConnectionPool limits. Zero values mean the default.
 type ConnectionPool struct {
@@ -307,6 +326,7 @@ type Settings struct {
 	Retry              *Retry          // of routes that say nothing; nil: Istio's
 	Pool               *ConnectionPool // of destinations that say nothing
 	Outlier            *Outlier        // of destinations that say nothing
+	Locality           *LocalityLB     // of destinations that say nothing; nil: by region, zone and subzone
 	Paths              PathForm
 	// Who sees objects that say nothing of it; empty: everybody.
 	ServiceExportTo, RouteExportTo, DestinationExportTo []string

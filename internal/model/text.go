@@ -288,8 +288,19 @@ func textBalancer(f *form, x *LoadBalancer) {
 			optional(f, "ttl", &x.TTL, time.Duration.String, time.ParseDuration)
 		})
 	})
-	one(f, "locality", &x.Locality, func(f *form, x *LocalityLB) {
-		f.flag("disabled", &x.Disabled)
+	one(f, "locality", &x.Locality, textLocality)
+}
+
+func textLocality(f *form, x *LocalityLB) {
+	f.flag("disabled", &x.Disabled)
+	f.strs("priority", &x.Priority)
+	each(f, "distribute", &x.Distribute, func(f *form, x *LocalityShare) {
+		f.arg(&x.From)
+		pairs(f, "to", &x.To, writeUint32, readUint32)
+	})
+	each(f, "failover", &x.Failover, func(f *form, x *LocalityPair) {
+		f.arg(&x.From)
+		f.str("to", &x.To)
 	})
 }
 

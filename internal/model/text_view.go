@@ -232,6 +232,12 @@ func (t *viewText) cluster(c *Cluster) {
 		if e.Weight > 1 {
 			s += fmt.Sprintf(" weight=%d", e.Weight)
 		}
+		if e.Priority > 0 {
+			s += fmt.Sprintf(" priority=%d", e.Priority)
+		}
+		if share, ok := c.Shares[e.Locality]; ok {
+			s += fmt.Sprintf(" share=%d", share)
+		}
 		if e.MTLS {
 			s += " mtls"
 		}

@@ -35,6 +35,7 @@ type Client struct {
 	Addresses []netip.Addr
 	Ports     map[string]uint16
 	Locality  Locality
+	Host      string // node name; may be empty
 	Network   string
 	Capture   Capture
 	// Local maps "host:port" of dependencies to the socket the sidecar opens
@@ -89,6 +90,11 @@ type Cluster struct {
 	SNI        string   // of mesh mTLS: outbound_.80_.v1_.orders.shop.svc.cluster.local
 	SANs       []string // spiffe ids that endpoints may have, for mesh mTLS; nil: any of the trust domain
 	Endpoints  []ClusterEndpoint
+	// Shares weigh the localities of Endpoints, and no other gets requests; nil:
+	// each weighs what its endpoints do.
+	Shares map[Locality]uint32
+	// Weighted: a locality is chosen before an endpoint of it.
+	Weighted bool
 	HTTP2      bool     // speak HTTP/2 to it
 	Origins    []Origin // the Service, then the DestinationRules that shaped it
 }
@@ -99,7 +105,9 @@ type ClusterEndpoint struct {
 	Port     uint16
 	Weight   uint32
 	Locality Locality
+	Priority uint32 // 0 first, without gaps; for this client
 	Labels   map[string]string
+	Host     string // node name; may be empty
 	MTLS     bool // mesh mTLS by auto mTLS
 	Ready    bool
 	Workload string // ns/name for telemetry; may be empty

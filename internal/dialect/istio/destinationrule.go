@@ -97,9 +97,7 @@ func (r *reading) loadBalancer(path string, in *networking.LoadBalancerSettings)
 	case *networking.LoadBalancerSettings_ConsistentHash:
 		r.consistentHash(path+".consistentHash", p.ConsistentHash, out)
 	}
-	if l := in.LocalityLbSetting; l != nil {
-		out.Locality = &model.LocalityLB{Disabled: l.Enabled != nil && !l.Enabled.Value}
-	}
+	out.Locality = r.localityLB(path+".localityLbSetting", in.LocalityLbSetting)
 	if in.WarmupDurationSecs != nil && in.Warmup != nil { //nolint:staticcheck // read as long as the API has it
 		r.Invalid(path, "warmupDurationSecs and warmup exclude each other")
 	}

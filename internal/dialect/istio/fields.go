@@ -48,7 +48,9 @@ networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.RingHash: minimumRingS
 networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.MagLev: tableSize
 networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.HTTPCookie: name path ttl
 networking.v1alpha3.WarmupConfiguration: duration
-networking.v1alpha3.LocalityLoadBalancerSetting: enabled
+networking.v1alpha3.LocalityLoadBalancerSetting: enabled distribute failover failoverPriority
+networking.v1alpha3.LocalityLoadBalancerSetting.Distribute: from to
+networking.v1alpha3.LocalityLoadBalancerSetting.Failover: from to
 networking.v1alpha3.ConnectionPoolSettings: tcp http
 networking.v1alpha3.ConnectionPoolSettings.TCPSettings: maxConnections connectTimeout tcpKeepalive maxConnectionDuration idleTimeout
 networking.v1alpha3.ConnectionPoolSettings.TCPSettings.TcpKeepalive: probes time interval
@@ -66,7 +68,7 @@ networking.v1alpha3.ServicePort: number protocol name targetPort
 networking.v1alpha3.WorkloadEntry: address ports labels network locality weight serviceAccount
 networking.v1alpha3.WorkloadSelector: labels
 
-mesh.v1alpha1.MeshConfig: connectTimeout tcpKeepalive accessLogFile accessLogFormat accessLogEncoding outboundTrafficPolicy enableAutoMtls rootNamespace defaultServiceExportTo defaultVirtualServiceExportTo defaultDestinationRuleExportTo h2UpgradePolicy pathNormalization defaultHttpRetryPolicy defaultTrafficPolicy
+mesh.v1alpha1.MeshConfig: connectTimeout tcpKeepalive accessLogFile accessLogFormat accessLogEncoding outboundTrafficPolicy enableAutoMtls rootNamespace defaultServiceExportTo defaultVirtualServiceExportTo defaultDestinationRuleExportTo h2UpgradePolicy pathNormalization defaultHttpRetryPolicy defaultTrafficPolicy localityLbSetting
 mesh.v1alpha1.MeshConfig.OutboundTrafficPolicy: mode
 mesh.v1alpha1.MeshConfig.ProxyPathNormalization: normalization
 mesh.v1alpha1.MeshConfig.DefaultTrafficPolicy: connectionPool outlierDetection
@@ -91,9 +93,6 @@ var effects = map[string]string{
 	"networking.v1alpha3.TrafficPolicy.tunnel":                         ": connections go to the destination directly",
 	"networking.v1alpha3.TrafficPolicy.proxyProtocol":                  ": the destination gets no PROXY header",
 	"networking.v1alpha3.TrafficPolicy.retryBudget":                    ": retries are limited by maxRetries alone",
-	"networking.v1alpha3.LocalityLoadBalancerSetting.distribute":       ": endpoints are chosen without regard to locality",
-	"networking.v1alpha3.LocalityLoadBalancerSetting.failover":         ": endpoints are chosen without regard to locality",
-	"networking.v1alpha3.LocalityLoadBalancerSetting.failoverPriority": ": endpoints are chosen without regard to locality",
 	"networking.v1alpha3.LoadBalancerSettings.zoneAwareLbSetting":      ": endpoints are chosen without regard to zone",
 	"networking.v1alpha3.HTTPFaultInjection.Delay.exponentialDelay":    ": nothing is delayed (Istio does not implement it either)",
 	"networking.v1alpha3.HTTPFaultInjection.Abort.http2Error":          ": nothing is aborted (Istio does not implement it either)",

@@ -91,6 +91,7 @@ func (r *reading) meshSettings(path string, m *meshapi.MeshConfig, given map[str
 		RouteExportTo:       r.exportTo(path+".defaultVirtualServiceExportTo", m.DefaultVirtualServiceExportTo),
 		DestinationExportTo: r.exportTo(path+".defaultDestinationRuleExportTo", m.DefaultDestinationRuleExportTo),
 		Retry:               r.retry(path+".defaultHttpRetryPolicy", m.DefaultHttpRetryPolicy),
+		Locality:            r.localityLB(path+".localityLbSetting", m.LocalityLbSetting),
 		Origin:              r.at(path),
 	}
 	if p := m.OutboundTrafficPolicy; p != nil {

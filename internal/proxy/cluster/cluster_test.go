@@ -274,19 +274,14 @@ func TestLocalityWeights(t *testing.T) {
 	near(t, "weights that do not count", got[1]+got[2], 5000, 300)
 }
 
-func TestPrioritiesFromOwnLocality(t *testing.T) {
-	locs := []conf.Locality{{Region: "eu", Zone: "b"}, {Region: "us"}, {Region: "eu", Zone: "a"}}
-	o := &Options{Region: "eu", Zone: "a"}
-	c := &conf.Cluster{Type: conf.ClusterEDS, Outlier: &conf.Outlier{}}
-	if got := fmt.Sprint(localPriorities(o, c, locs)); got != "[1 2 0]" {
-		t.Error(got)
-	}
-	if localPriorities(o, &conf.Cluster{Type: conf.ClusterEDS}, locs) != nil {
-		t.Error("priorities without outlier detection")
-	}
-	locs[0].Priority = 1
-	if localPriorities(o, c, locs) != nil {
-		t.Error("priorities although the control plane set some")
+// Hashing with weighted localities: a locality has its share of the keys.
+func TestLocalityWeightsOfHashes(t *testing.T) {
+	for _, b := range []conf.Balance{conf.BalanceRingHash, conf.BalanceMaglev} {
+		x, y, z := eps(1), eps(1, 1, 1, 1)[1:], eps(1, 1, 1, 1, 1)[4:]
+		_, h := one(t, conf.Cluster{LocalityWeighted: true, Balance: b}, cla(conf.Locality{Weight: 80, Endpoints: x}, conf.Locality{Weight: 20, Endpoints: y}, conf.Locality{Endpoints: z}))
+		got := picks(t, h, 10000)
+		near(t, "first locality", got[1], 8000, 400)
+		near(t, "no weight", got[5], 0, 0)
 	}
 }
 

@@ -131,15 +131,26 @@ const (
 	maxRing = 8 << 20
 )
 
+func ownWeights(eps []*Endpoint) []float64 {
+	out := make([]float64, len(eps))
+	for i, e := range eps {
+		out[i] = float64(e.Weight)
+	}
+	return out
+}
+
 // newRing places every endpoint by its weight, at least size places in all.
-func newRing(eps []*Endpoint, size uint64) []point {
+func newRing(eps []*Endpoint, shares []float64, size uint64) []point {
+	if shares == nil {
+		shares = ownWeights(eps)
+	}
 	if size == 0 {
 		size = minRing
 	}
 	total, least := 0.0, math.MaxFloat64
-	for _, e := range eps {
-		total += float64(e.Weight)
-		least = min(least, float64(e.Weight))
+	for _, w := range shares {
+		total += w
+		least = min(least, w)
 	}
 	least /= total
 	scale := min(math.Ceil(least*float64(size))/least, maxRing)
@@ -148,7 +159,7 @@ func newRing(eps []*Endpoint, size uint64) []point {
 	var buf [128]byte
 	for i, e := range eps {
 		k := append(hashKey(buf[:0], e), '_')
-		want += scale * float64(e.Weight) / total
+		want += scale * shares[i] / total
 		for n := uint64(0); have < want; n++ {
 			ring = append(ring, point{xxhash.Sum64(strconv.AppendUint(k, n, 10)), uint32(i)})
 			have++
@@ -181,7 +192,10 @@ const (
 )
 
 // newMaglev fills a table so that each endpoint owns about its weight's share.
-func newMaglev(eps []*Endpoint, size uint64) []uint32 {
+func newMaglev(eps []*Endpoint, shares []float64, size uint64) []uint32 {
+	if shares == nil {
+		shares = ownWeights(eps)
+	}
 	if size == 0 || size > maxMaglev {
 		size = maglevSize
 	}
@@ -200,7 +214,7 @@ func newMaglev(eps []*Endpoint, size uint64) []uint32 {
 		k := hashKey(buf[:0], e)
 		seeded.ResetWithSeed(1)
 		_, _ = seeded.Write(k)
-		es[i] = entry{offset: xxhash.Sum64(k) % size, skip: seeded.Sum64()%(size-1) + 1, weight: float64(e.Weight)}
+		es[i] = entry{offset: xxhash.Sum64(k) % size, skip: seeded.Sum64()%(size-1) + 1, weight: shares[i]}
 		most = max(most, es[i].weight)
 	}
 	const empty = math.MaxUint32

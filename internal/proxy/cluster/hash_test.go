@@ -56,7 +56,7 @@ func TestHash(t *testing.T) {
 
 func TestRingIsEnvoys(t *testing.T) {
 	list := []*Endpoint{{Addr: netip.MustParseAddrPort("127.0.0.1:90"), Weight: 1}, {Addr: netip.MustParseAddrPort("[fd00::1]:91"), Weight: 2}}
-	ring := newRing(list, 6)
+	ring := newRing(list, nil, 6)
 	if len(ring) != 6 {
 		t.Fatalf("%d points", len(ring))
 	}
@@ -87,7 +87,7 @@ func TestRingIsEnvoys(t *testing.T) {
 func TestMaglevFillsEverySlot(t *testing.T) {
 	list := []*Endpoint{{Addr: netip.MustParseAddrPort("127.0.0.1:90"), Weight: 1}, {Addr: netip.MustParseAddrPort("127.0.0.1:91"), Weight: 3}}
 	n := [2]int{}
-	for _, i := range newMaglev(list, 1009) {
+	for _, i := range newMaglev(list, nil, 1009) {
 		n[i]++
 	}
 	near(t, "light", n[0], 252, 5)

@@ -12,9 +12,6 @@ import (
 // Options of a Registry.
 type Options struct {
 	Loops int // event loops; their numbers are PickContext.Loop
-	// Region, Zone and Subzone of this proxy; empty: not known. With outlier
-	// detection, endpoints nearby come first.
-	Region, Zone, Subzone string
 	Resolver              Resolver // nil: the system's
 }
 

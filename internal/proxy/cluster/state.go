@@ -57,13 +57,9 @@ func (h *Handle) build(r *Registry) {
 	seen := make(map[key]*live, len(h.live))
 	groups := map[uint32][][]*Endpoint{} // by priority, by locality
 	weights := map[uint32][]uint32{}
-	prios := localPriorities(&r.opts, c, locs)
 	for i := range locs {
 		l := &locs[i]
 		p := l.Priority
-		if prios != nil {
-			p = prios[i]
-		}
 		var g []*Endpoint
 		for j := range l.Endpoints {
 			ep := h.endpoint(c, l, &l.Endpoints[j], p, seen)
@@ -162,45 +158,6 @@ func (e *Endpoint) equal(o *Endpoint) bool {
 		e.Workload == o.Workload && e.TLS == o.TLS && maps.Equal(e.Match, o.Match)
 }
 
-// localPriorities derives a priority per locality from where this proxy is:
-// same subzone, same zone, same region, elsewhere, made contiguous. It does so
-// only with outlier detection (without it nothing would fail over), when the
-// control plane set no priorities itself and this proxy knows its place. nil:
-// not so.
-func localPriorities(o *Options, c *conf.Cluster, locs []conf.Locality) []uint32 {
-	if c.Outlier == nil || c.Type != conf.ClusterEDS || o.Region == "" || len(locs) < 2 {
-		return nil
-	}
-	out := make([]uint32, len(locs))
-	var used [4]bool
-	for i := range locs {
-		l := &locs[i]
-		if l.Priority != 0 {
-			return nil
-		}
-		p := uint32(3)
-		if l.Region == o.Region {
-			if p = 2; l.Zone == o.Zone {
-				if p = 1; l.Subzone == o.Subzone {
-					p = 0
-				}
-			}
-		}
-		out[i], used[p] = p, true
-	}
-	var rank [4]uint32
-	n := uint32(0)
-	for p := range used {
-		if rank[p] = n; used[p] {
-			n++
-		}
-	}
-	for i := range out {
-		out[i] = rank[out[i]]
-	}
-	return out
-}
-
 // levels orders priorities and computes their loads as Envoy does: a level
 // takes as much as its health (times the overprovisioning factor) allows, the
 // next ones the rest.
@@ -223,13 +180,17 @@ func levels(c *conf.Cluster, over uint32, groups map[uint32][][]*Endpoint, weigh
 			all = append(all, g...)
 			good = append(good, usable(g)...)
 		}
-		out[i].all, out[i].good = newSet(c, all), newSet(c, good)
+		out[i].all, out[i].good = newSet(c, all, nil), newSet(c, good, nil)
 		if len(all) > 0 {
 			health[i] = uint32(min(100, uint64(over)*uint64(len(good))/uint64(len(all))))
 		}
 		total += health[i]
 		hosts += len(all)
-		if c.LocalityWeighted {
+		switch {
+		case !c.LocalityWeighted:
+		case c.Balance == conf.BalanceRingHash || c.Balance == conf.BalanceMaglev:
+			out[i].good = weighed(c, groups[p], weights[p])
+		default:
 			out[i].weigh(c, over, groups[p], weights[p])
 		}
 	}
@@ -287,24 +248,48 @@ func (l *level) weigh(c *conf.Cluster, over uint32, groups [][]*Endpoint, weight
 		}
 		share := min(100, uint64(over)*uint64(len(good))/uint64(len(g)))
 		l.zoneTotal += share * uint64(weights[i])
-		l.zones = append(l.zones, newSet(c, good))
+		l.zones = append(l.zones, newSet(c, good, nil))
 		l.zoneCum = append(l.zoneCum, l.zoneTotal)
 	}
+}
+
+// weighed is the set of hashing with weighted localities: an endpoint has its
+// share of its locality's weight. Localities without weight get nothing.
+func weighed(c *conf.Cluster, groups [][]*Endpoint, weights []uint32) set {
+	var eps []*Endpoint
+	var shares []float64
+	for i, g := range groups {
+		good := usable(g)
+		total := 0.0
+		for _, e := range good {
+			total += float64(e.Weight)
+		}
+		if weights[i] == 0 {
+			continue
+		}
+		for _, e := range good {
+			eps = append(eps, e)
+			shares = append(shares, float64(weights[i])*float64(e.Weight)/total)
+		}
+	}
+	return newSet(c, eps, shares)
 }
 
 // maxOrder bounds the memory of a weighted round robin.
 const maxOrder = 4096
 
-func newSet(c *conf.Cluster, eps []*Endpoint) set {
+// newSet prepares endpoints. Hashing takes their weights from shares, where
+// there are some.
+func newSet(c *conf.Cluster, eps []*Endpoint, shares []float64) set {
 	s := set{eps: eps}
 	if len(eps) == 0 {
 		return s
 	}
 	switch c.Balance {
 	case conf.BalanceRingHash:
-		s.ring = newRing(eps, c.TableSize)
+		s.ring = newRing(eps, shares, c.TableSize)
 	case conf.BalanceMaglev:
-		s.maglev = newMaglev(eps, c.TableSize)
+		s.maglev = newMaglev(eps, shares, c.TableSize)
 	case conf.BalanceRoundRobin:
 		if !equalWeights(eps) {
 			s.order = newOrder(eps)
