@@ -70,7 +70,7 @@ func (m *Mesh) cluster(role model.Role, s *service, p model.Port, d *destination
 	c.Name = clusterName(p.Number, c.Subset, s.Host)
 	c.Endpoints = selectEndpoints(m.at(s, p), c.Labels)
 	m.settle(c, pol)
-	c.Outlier = cmp.Or(pol.Outlier, m.Settings.Outlier)
+	c.Outlier, c.Retries = cmp.Or(pol.Outlier, m.Settings.Outlier), pol.Retries
 	if c.Resolution == model.Passthrough && role == model.GatewayRole {
 		c.Resolution = model.Static // a gateway has no original destination
 	}

@@ -132,7 +132,7 @@ func (d *destination) subset(name string) *model.Subset {
 }
 
 func empty(p *model.TrafficPolicy) bool {
-	return p.LoadBalancer == nil && p.Pool == nil && p.Outlier == nil && p.TLS == nil && len(p.Ports) == 0
+	return p.LoadBalancer == nil && p.Pool == nil && p.Outlier == nil && p.TLS == nil && p.Retries == nil && len(p.Ports) == 0
 }
 
 // who is a client as far as destination rules look at it.
@@ -205,9 +205,12 @@ func (d *destination) policyFor(port uint16, sub *model.Subset) model.TrafficPol
 	if p.TLS != nil {
 		out.TLS = p.TLS
 	}
+	if p.Retries != nil {
+		out.Retries = p.Retries
+	}
 	for i := range p.Ports {
 		if p.Ports[i].Port == port {
-			return blocks(p.Ports[i].TrafficPolicy)
+			return blocks(p.Ports[i].TrafficPolicy, out.Retries)
 		}
 	}
 	return out
@@ -216,13 +219,14 @@ func (d *destination) policyFor(port uint16, sub *model.Subset) model.TrafficPol
 func atPort(p model.TrafficPolicy, port uint16) model.TrafficPolicy {
 	for i := range p.Ports {
 		if p.Ports[i].Port == port {
-			return blocks(p.Ports[i].TrafficPolicy)
+			return blocks(p.Ports[i].TrafficPolicy, p.Retries)
 		}
 	}
-	return blocks(p)
+	return blocks(p, p.Retries)
 }
 
-func blocks(p model.TrafficPolicy) model.TrafficPolicy {
-	p.Ports = nil
+// blocks of a port; the retry budget is not a port's to say.
+func blocks(p model.TrafficPolicy, r *model.RetryBudget) model.TrafficPolicy {
+	p.Ports, p.Retries = nil, r
 	return p
 }

@@ -372,6 +372,9 @@ func showCluster(b *strings.Builder, c *model.Cluster) {
 	if c.Outlier != nil {
 		b.WriteString(" outlier")
 	}
+	if c.Retries != nil {
+		fmt.Fprintf(b, " retries=%v%%/%d", *c.Retries.Percent, c.Retries.Min)
+	}
 	if c.Weighted {
 		b.WriteString(" weighted")
 	}

@@ -92,6 +92,16 @@ func (l *Lowering) cluster(c *model.Cluster) *clusterpb.Cluster {
 		CircuitBreakers:      thresholds(c.Pool),
 		Metadata:             l.clusterMetadata(c),
 	}
+	if r := c.Retries; r != nil {
+		b := &clusterpb.CircuitBreakers_Thresholds_RetryBudget{}
+		if r.Percent != nil {
+			b.BudgetPercent = &typepb.Percent{Value: *r.Percent}
+		}
+		if r.Min > 0 {
+			b.MinRetryConcurrency = u32(r.Min)
+		}
+		out.CircuitBreakers.Thresholds[0].RetryBudget = b
+	}
 	switch kind {
 	case clusterpb.Cluster_EDS:
 		out.EdsClusterConfig = &clusterpb.Cluster_EdsClusterConfig{EdsConfig: ads(), ServiceName: c.Name}
@@ -349,8 +359,8 @@ func (l *Lowering) protocolOptions(c *model.Cluster) *httppb.HttpProtocolOptions
 
 func httpCommon(p model.ConnectionPool) *corepb.HttpProtocolOptions {
 	o := &corepb.HttpProtocolOptions{}
-	if p.HTTPIdleTimeout > 0 {
-		o.IdleTimeout = dur(p.HTTPIdleTimeout)
+	if d := p.HTTPIdleTimeout; d != 0 {
+		o.IdleTimeout = dur(max(d, 0)) // 0 is never
 	}
 	if p.MaxRequestsPerConn > 0 {
 		o.MaxRequestsPerConnection = u32(p.MaxRequestsPerConn)

@@ -38,6 +38,13 @@ func examples() map[string]example {
 				c.Outlier = &model.Outlier{Consecutive5xx: ptr(uint32(7)), ConsecutiveGateway: ptr(uint32(0)), Interval: time.Second, MaxEjectionPercent: ptr(uint32(100))}
 			}), show: cds, keys: []string{"connect_timeout", "circuit_breakers", "outlier_detection", "common_lb_config", "typed_extension_protocol_options"},
 		},
+		"cluster-retry-budget": {
+			why: "A retry budget stands beside the limits, and an idle timeout of never is 0s.",
+			view: withCluster(func(c *model.Cluster) {
+				c.Retries = &model.RetryBudget{Percent: ptr(12.5), Min: 7}
+				c.Pool.HTTPIdleTimeout = model.Never
+			}), show: cds, keys: []string{"circuit_breakers", "typed_extension_protocol_options"},
+		},
 		"cluster-hash": {
 			why: "Consistent hashing is a ring of 1024 unless the user says more.",
 			view: withCluster(func(c *model.Cluster) {

@@ -33,8 +33,8 @@ func (l *Lowering) tcpProxy(backends []model.RouteBackend) *listenerpb.Filter {
 		p.ClusterSpecifier = &tcppb.TcpProxy_WeightedClusters{WeightedClusters: w}
 	}
 	if c := l.clusters[backends[0].Cluster]; c != nil {
-		if d := c.Pool.TCPIdleTimeout; d > 0 {
-			p.IdleTimeout = dur(d)
+		if d := c.Pool.TCPIdleTimeout; d != 0 {
+			p.IdleTimeout = dur(max(d, 0)) // 0 is never
 		}
 		if d := c.Pool.MaxConnectionDuration; d > 0 {
 			p.MaxDownstreamConnectionDuration = dur(d)

@@ -31,7 +31,8 @@ type TrafficPolicy struct {
 	Pool         *ConnectionPool
 	Outlier      *Outlier
 	TLS          *ClientTLS
-	Ports        []PortPolicy // replace all four blocks for their port
+	Retries      *RetryBudget
+	Ports        []PortPolicy // replace all blocks but Retries for their port
 }
 
 // PortPolicy of one service port. Its blocks replace the surrounding policy's
@@ -118,6 +119,16 @@ type ConnectionPool struct {
 	MaxConcurrentStreams  uint32
 	Origin                Origin
 }
+
+// RetryBudget lets a share of a destination's active and pending requests be
+// retries; it replaces MaxRetries.
+type RetryBudget struct {
+	Percent *float64 // 20
+	Min     uint32   // that are always allowed; 0: 3
+}
+
+// Never is an idle timeout of a ConnectionPool that does not come.
+const Never time.Duration = -1
 
 // Keepalive of TCP.
 type Keepalive struct {

@@ -271,6 +271,11 @@ func textBlocks(f *form, x *TrafficPolicy) {
 	one(f, "pool", &x.Pool, textPool)
 	one(f, "outlier", &x.Outlier, textOutlier)
 	one(f, "tls", &x.TLS, textClientTLS)
+	one(f, "retries", &x.Retries, func(f *form, x *RetryBudget) {
+		optional(f, "percent", &x.Percent, func(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) },
+			func(s string) (float64, error) { return strconv.ParseFloat(s, 64) })
+		uintAttr(f, "min", &x.Min)
+	})
 }
 
 func textBalancer(f *form, x *LoadBalancer) {

@@ -86,6 +86,7 @@ type Cluster struct {
 	Balance    LoadBalancer
 	Pool       ConnectionPool
 	Outlier    *Outlier // nil: off
+	Retries    *RetryBudget
 	TLS        ClientTLS
 	SNI        string   // of mesh mTLS: outbound_.80_.v1_.orders.shop.svc.cluster.local
 	SANs       []string // spiffe ids that endpoints may have, for mesh mTLS; nil: any of the trust domain

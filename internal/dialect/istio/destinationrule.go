@@ -56,6 +56,13 @@ func (r *reading) trafficPolicy(path string, in *networking.TrafficPolicy) model
 		Outlier:      r.outlier(path+".outlierDetection", in.OutlierDetection),
 		TLS:          r.clientTLS(path+".tls", in.Tls),
 	}
+	if b := in.RetryBudget; b != nil {
+		out.Retries = &model.RetryBudget{Min: b.MinRetryConcurrency}
+		if b.Percent != nil {
+			v := r.percent(path+".retryBudget.percent", b.Percent.Value)
+			out.Retries.Percent = &v
+		}
+	}
 	if in.LoadBalancer == nil && in.ConnectionPool == nil && in.OutlierDetection == nil && in.Tls == nil &&
 		len(in.PortLevelSettings) == 0 && in.Tunnel == nil && in.ProxyProtocol == nil && in.RetryBudget == nil && !r.damaged(path) {
 		r.Invalid(path, "is empty: give one of loadBalancer, connectionPool, outlierDetection, tls, portLevelSettings")
@@ -256,10 +263,10 @@ func (r *reading) outlier(path string, in *networking.OutlierDetection) *model.O
 	return out
 }
 
-// idle is an idle timeout; the model cannot say that there is none.
+// idle is an idle timeout; 0s is never.
 func (r *reading) idle(path string, d *durationpb.Duration) time.Duration {
 	if d != nil && d.AsDuration() == 0 {
-		r.Unsupported(path, "0s (never) is not acted on yet: the default of 1h stays")
+		return model.Never
 	}
 	return r.duration(path, d, 0)
 }

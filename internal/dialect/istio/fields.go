@@ -39,7 +39,8 @@ networking.v1alpha3.HTTPMirrorPolicy: destination percentage
 networking.v1alpha3.Percent: value
 
 networking.v1alpha3.DestinationRule: host trafficPolicy subsets exportTo workloadSelector
-networking.v1alpha3.TrafficPolicy: loadBalancer connectionPool outlierDetection tls portLevelSettings
+networking.v1alpha3.TrafficPolicy: loadBalancer connectionPool outlierDetection tls portLevelSettings retryBudget
+networking.v1alpha3.TrafficPolicy.RetryBudget: percent minRetryConcurrency
 networking.v1alpha3.TrafficPolicy.PortTrafficPolicy: port loadBalancer connectionPool outlierDetection tls
 networking.v1alpha3.Subset: name labels trafficPolicy
 networking.v1alpha3.LoadBalancerSettings: simple consistentHash localityLbSetting warmupDurationSecs warmup
@@ -92,7 +93,7 @@ security.v1beta1.Condition: key values notValues
 var effects = map[string]string{
 	"networking.v1alpha3.TrafficPolicy.tunnel":                         ": connections go to the destination directly",
 	"networking.v1alpha3.TrafficPolicy.proxyProtocol":                  ": the destination gets no PROXY header",
-	"networking.v1alpha3.TrafficPolicy.retryBudget":                    ": retries are limited by maxRetries alone",
+	"networking.v1alpha3.TrafficPolicy.RetryBudget.budgetInterval":     ": active and pending requests count, not those of a time",
 	"networking.v1alpha3.LoadBalancerSettings.zoneAwareLbSetting":      ": endpoints are chosen without regard to zone",
 	"networking.v1alpha3.HTTPFaultInjection.Delay.exponentialDelay":    ": nothing is delayed (Istio does not implement it either)",
 	"networking.v1alpha3.HTTPFaultInjection.Abort.http2Error":          ": nothing is aborted (Istio does not implement it either)",

@@ -194,9 +194,10 @@ func limits(m *wire.CircuitBreakers) (Limits, error) {
 			if l.BudgetPercent, l.BudgetMin = 20, or(t.RetryBudget.MinRetryConcurrency, 3); t.RetryBudget.BudgetPercent != nil {
 				l.BudgetPercent = t.RetryBudget.BudgetPercent.Value
 			}
-			if !(l.BudgetPercent > 0 && l.BudgetPercent <= 100) {
-				return l, inIndex(refuse("retry_budget.budget_percent", "%v is no percentage above 0", l.BudgetPercent), "thresholds", i)
+			if !(l.BudgetPercent >= 0 && l.BudgetPercent <= 100) {
+				return l, inIndex(refuse("retry_budget.budget_percent", "%v is no percentage", l.BudgetPercent), "thresholds", i)
 			}
+			l.BudgetPercent = max(l.BudgetPercent, math.SmallestNonzeroFloat64) // 0 is a budget, of BudgetMin
 		}
 	}
 	return l, nil
