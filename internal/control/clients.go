@@ -54,7 +54,7 @@ func (c *Compiled) Gateway(name string) (cl model.Client, assumed bool, err erro
 	var best *model.Workload
 	score := -1
 	for _, w := range c.Fragment.Workloads {
-		if len(g.Selector) == 0 && !w.Gateway || !selects(g.Selector, w.Labels) {
+		if len(g.Selector) == 0 && !w.Gateway || !selects(g.Selector, w.Labels) || g.Closed && w.Namespace != ns {
 			continue
 		}
 		s := 0
@@ -71,19 +71,24 @@ func (c *Compiled) Gateway(name string) (cl model.Client, assumed bool, err erro
 	if best != nil {
 		cl = clientOf(best)
 	} else {
-		cl = AssumedGateway(g.Selector, link.Defaults().RootNamespace)
+		cl = AssumedGateway(g, link.Defaults().RootNamespace)
 	}
 	cl.Role = model.GatewayRole
 	return cl, best == nil, nil
 }
 
-// AssumedGateway is the gateway workload of a selector for which the user has
+// AssumedGateway is the gateway workload of a Gateway for which the user has
 // described none: as Istio's own install makes it, in the root namespace, with
-// the identity that policies of Istio's users name.
-func AssumedGateway(selector map[string]string, root string) model.Client {
-	c := model.Client{Role: model.GatewayRole, Namespace: root, Labels: maps.Clone(selector), Assumed: true}
+// the identity that policies of Istio's users name; of a closed one as Istio
+// names it, beside the Gateway.
+func AssumedGateway(g *model.Gateway, root string) model.Client {
+	c := model.Client{Role: model.GatewayRole, Namespace: root, Labels: maps.Clone(g.Selector), Assumed: true}
 	if c.Labels == nil {
 		c.Labels = map[string]string{}
+	}
+	if g.Closed {
+		c.Namespace, c.Name, c.Account = g.Namespace, g.Name+"-istio", g.Name+"-istio"
+		return c
 	}
 	kind := cmp.Or(strings.TrimPrefix(c.Labels["istio"], "istio-"), "ingressgateway")
 	c.Name = "istio-" + kind

@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"github.com/tulle-mesh/tulle/internal/dialect"
+	"github.com/tulle-mesh/tulle/internal/dialect/gatewayapi"
+	"github.com/tulle-mesh/tulle/internal/dialect/ingress"
 	"github.com/tulle-mesh/tulle/internal/dialect/istio"
 	"github.com/tulle-mesh/tulle/internal/dialect/kubernetes"
 	"github.com/tulle-mesh/tulle/internal/link"
@@ -16,6 +18,8 @@ import (
 var Dialects = []dialect.Reader{
 	kubernetes.Reader{},
 	istio.Reader{},
+	gatewayapi.Reader{},
+	ingress.Reader{},
 }
 
 // Compiled is what a snapshot means. Immutable.

@@ -15,7 +15,8 @@ type Reader interface {
 	// Name of the API family, for messages.
 	Name() string
 	// Claims reports whether Read wants objects of this kind: those it
-	// understands and those of its family that it tells the user about.
+	// understands and those of its family that it tells the user about. What
+	// several readers claim all of them get; one tells the user about it.
 	Claims(apiVersion, kind string) bool
 	// Read gets only claimed objects. One bad object is a notice and harms no
 	// other. The fragment shares nothing mutable with the objects.
@@ -31,7 +32,7 @@ var trafficGroups = map[string]bool{
 }
 
 // ReadAll gives each reader the objects that it claims, in the snapshot's
-// order, the first reader first. The notices are all there are: those of the
+// order. The notices are all there are: those of the
 // snapshot, one for each object that nobody claims, and those of the readers;
 // they stand in the snapshot's file order, then by line.
 func ReadAll(readers []Reader, snap source.Snapshot) (model.Fragment, []model.Notice) {
@@ -44,9 +45,14 @@ func ReadAll(readers []Reader, snap source.Snapshot) (model.Fragment, []model.No
 	}
 	for _, o := range snap.Objects {
 		rank(files, o.File)
-		i := slices.IndexFunc(readers, func(r Reader) bool { return r.Claims(o.APIVersion, o.Kind) })
-		if i >= 0 {
-			groups[i] = append(groups[i], o)
+		claimed := false
+		for i, r := range readers {
+			if r.Claims(o.APIVersion, o.Kind) {
+				groups[i] = append(groups[i], o)
+				claimed = true
+			}
+		}
+		if claimed {
 			continue
 		}
 		sev := model.Info

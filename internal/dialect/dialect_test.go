@@ -9,6 +9,15 @@ import (
 	"github.com/tulle-mesh/tulle/internal/source"
 )
 
+// watcher looks at objects of another reader and says nothing.
+type watcher struct{}
+
+func (watcher) Name() string               { return "watcher" }
+func (watcher) Claims(_, kind string) bool { return kind == "A" }
+func (watcher) Read(objects []*source.Object) (model.Fragment, []model.Notice) {
+	return model.Fragment{Namespaces: []*model.Namespace{{Name: fmt.Sprint("saw ", len(objects))}}}, nil
+}
+
 // fake claims one kind and makes a namespace and a notice of each object.
 type fake string
 
@@ -24,7 +33,7 @@ func (f fake) Read(objects []*source.Object) (model.Fragment, []model.Notice) {
 	return out, notices
 }
 
-// Objects go to the first reader that claims them, nothing is passed over in
+// Objects go to every reader that claims them, nothing is passed over in
 // silence, and the notices of all come in the order of the files.
 func TestReadAll(t *testing.T) {
 	object := func(version, kind, name, file string, line int) *source.Object {
@@ -37,12 +46,12 @@ func TestReadAll(t *testing.T) {
 		},
 		Notices: []model.Notice{{Severity: model.Error, Origin: model.Origin{File: "z.yaml", Line: 4}, Text: "broken"}},
 	}
-	frag, notices := ReadAll([]Reader{fake("A"), fake("B"), fake("A")}, snap)
+	frag, notices := ReadAll([]Reader{fake("A"), fake("B"), watcher{}}, snap)
 	var got []string
 	for _, n := range frag.Namespaces {
 		got = append(got, n.Name)
 	}
-	if want := []string{"a1", "a2", "b1"}; !slices.Equal(got, want) {
+	if want := []string{"a1", "a2", "b1", "saw 2"}; !slices.Equal(got, want) {
 		t.Errorf("read %v, want %v", got, want)
 	}
 	got = nil

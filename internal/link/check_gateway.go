@@ -23,16 +23,21 @@ func (x *survey) checkGateways(n *notices) {
 		}
 		done[key] = true
 		for _, g := range x.gateways {
-			selected[g] = selected[g] || subset(g.Selector, w.Labels)
+			selected[g] = selected[g] || subset(g.Selector, w.Labels) && (!g.Closed || g.Namespace == w.Namespace)
 		}
 		x.checkWorkloadGateways(&c, true, n)
 	}
 	for _, g := range x.gateways {
-		x.checkServers(g, n)
+		if !g.Closed { // of closed ones their reader tells
+			x.checkServers(g, n)
+		}
 		if selected[g] {
 			continue
 		}
 		key := "|" + labelText(g.Selector)
+		if g.Closed {
+			key = g.Namespace + key
+		}
 		if done[key] {
 			continue
 		}
@@ -54,9 +59,9 @@ func clientOf(w *model.Workload) model.Client {
 }
 
 func (x *survey) checkWorkloadGateways(c *model.Client, known bool, n *notices) {
-	for _, p := range x.openPorts(c.Labels, x.listenPorts(c), n) {
+	for _, p := range x.openPorts(c, x.listenPorts(c), n) {
 		for _, s := range p.servers {
-			if !terminates(s.server) || s.server.TLS.Mode == model.ServerIstioMutual {
+			if s.gateway.Closed || !terminates(s.server) || s.server.TLS.Mode == model.ServerIstioMutual {
 				continue
 			}
 			x.checkCredential(c, s, known, n)

@@ -8,6 +8,9 @@ import (
 )
 
 func (x *survey) checkRouteSet(r *routeSet, n *notices) {
+	if r.Settled {
+		return
+	}
 	for _, g := range r.Gateways {
 		if g != "mesh" {
 			x.checkBinding(r, g, n)
@@ -229,7 +232,7 @@ func (x *survey) checkOwners(n *notices) {
 					first[h] = r
 					continue
 				}
-				if old == r || told[loss{h, old, r}] {
+				if r.Settled && old.Settled || old == r || told[loss{h, old, r}] {
 					continue
 				}
 				told[loss{h, old, r}] = true

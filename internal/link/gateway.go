@@ -27,7 +27,14 @@ type openServer struct {
 	hosts   []string // with namespace, "./" resolved
 }
 
-func (s openServer) name() string { return s.gateway.Namespace + "/" + s.gateway.Name }
+// name is what route sets are bound to: the Gateway, or the server of a closed one.
+func (s openServer) name() string {
+	n := s.gateway.Namespace + "/" + s.gateway.Name
+	if s.gateway.Closed {
+		n += "/" + s.server.Name
+	}
+	return n
+}
 
 // sni lists the hosts without their namespace part.
 func (s openServer) sni() []string {
@@ -84,7 +91,7 @@ func plain(s *model.Server) bool { return s.Port.Protocol.IsHTTP() || s.TLS == n
 // openPorts merges the Gateways that select a workload, oldest first. On one
 // port either plain HTTP servers are merged, or TLS servers with different
 // hosts, or one TCP server stands alone; who comes later loses.
-func (m *Mesh) openPorts(labels map[string]string, listen func(uint16) []uint16, n *notices) []*openPort {
+func (m *Mesh) openPorts(c *model.Client, listen func(uint16) []uint16, n *notices) []*openPort {
 	var out []*openPort
 	find := func(port uint16, bind string) *openPort {
 		for _, p := range out {
@@ -95,7 +102,7 @@ func (m *Mesh) openPorts(labels map[string]string, listen func(uint16) []uint16,
 		return nil
 	}
 	for _, g := range m.facts.gateways.get(struct{}{}) {
-		if !subset(g.Selector, labels) {
+		if !subset(g.Selector, c.Labels) || g.Closed && g.Namespace != c.Namespace {
 			continue
 		}
 		for i := range g.Servers {
@@ -222,7 +229,7 @@ func (m *Mesh) makeGateway(scope *Scope, _ *gatewayShape) *gatewayShape {
 	s := &gatewayShape{Scope: scope, used: usage{}}
 	c := &s.client
 	sec := newSecrets(s.m, c)
-	for _, p := range s.m.openPorts(c.Labels, s.m.listenPorts(c), nil) {
+	for _, p := range s.m.openPorts(c, s.m.listenPorts(c), nil) {
 		g := &model.GatewayPort{
 			Bind: netip.IPv4Unspecified(), Port: p.listen, External: p.number, Origin: p.servers[0].server.Origin,
 		}
@@ -286,7 +293,7 @@ func (s *gatewayShape) gatewayServer(g *model.GatewayPort, p *openPort, sv openS
 			s.tables = append(s.tables, s.gatewayTable(out.Table, p.number, sharing(p, out.Table), used))
 		}
 	} else if out.TCP = s.gatewayTCP(p, sv, used); len(out.TCP) == 0 {
-		s.broken = append(s.broken, &model.BrokenServer{Port: p.listen, Hosts: out.Hosts, Why: "no VirtualService routes its connections", Origin: out.Origin})
+		s.broken = append(s.broken, &model.BrokenServer{Port: p.listen, Hosts: out.Hosts, Why: "no route takes its connections", Origin: out.Origin})
 		return
 	}
 	g.Servers = append(g.Servers, out)

@@ -123,6 +123,9 @@ func (s *site) route(r *routeSet, h *model.HTTPRule, mt *model.HTTPMatch) *model
 	}
 	out.Retry = retry(cmp.Or(h.Retry, s.m.Settings.Retry))
 	out.Backends, out.Hash = s.backends(h.Backends, h.Origin)
+	if slices.ContainsFunc(h.Backends, func(b model.Backend) bool { return b.Invalid }) {
+		out.NotFound = 500
+	}
 	if len(out.Backends) == 0 {
 		out.Direct = &model.DirectResponse{Status: 500}
 		out.Retry = nil
@@ -298,6 +301,10 @@ func (s *site) backends(list []model.Backend, o model.Origin) ([]model.RouteBack
 // backend resolves one destination to its cluster.
 func (s *site) backend(b *model.Backend) (model.RouteBackend, *model.HashKey) {
 	out := model.RouteBackend{Weight: b.Weight, Headers: b.Headers, Origin: b.Origin}
+	if b.Invalid {
+		out.Cluster, out.Missing = clusterName(0, "", "invalid"), true
+		return out, nil
+	}
 	svc := s.m.lookup(s.who.ns, b.Host)
 	port := b.Port
 	if port == 0 && svc != nil {

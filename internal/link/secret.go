@@ -42,6 +42,19 @@ func (s *secrets) list() []*model.Secret {
 // be used. Servers with files name none here. gateway is the namespace of the
 // server's Gateway.
 func (s *secrets) of(t *model.ServerTLS, gateway string) (names []string, why string) {
+	for _, g := range t.Granted {
+		x, why := s.m.credential(g.Namespace, g.Name)
+		if why != "" {
+			return nil, why
+		}
+		c := *x
+		c.Name = g.Namespace + "/" + g.Name // as the gateway's view has it: no name of its own namespace
+		s.have[c.Name] = &c
+		names = append(names, "kubernetes://"+c.Name)
+	}
+	if len(t.Granted) > 0 {
+		return names, ""
+	}
 	if len(t.CredentialNames) == 0 {
 		if t.Certificate == "" || t.Key == "" {
 			return nil, "it has neither credentialName nor serverCertificate and privateKey"

@@ -25,6 +25,9 @@ import (
 func (l *Lowering) forward(r *model.Route) *routepb.RouteAction {
 	a := l.destinations(r)
 	setTimeout(a, r.Timeout)
+	if r.NotFound == 500 {
+		a.ClusterNotFoundResponseCode = routepb.RouteAction_INTERNAL_SERVER_ERROR
+	}
 	a.RetryPolicy = retryPolicy(r.Retry, r.Hash != nil)
 	l.rewrite(r, a)
 	for _, m := range r.Mirrors {

@@ -171,6 +171,9 @@ func (l *Lowering) foreignClient(c *model.Cluster) *tlspb.UpstreamTlsContext {
 	sans := anySAN(t.SANs)
 	switch {
 	case t.InsecureSkipVerify:
+	case t.CA != "":
+		common.ValidationContextType = fixedValidation(&tlspb.CertificateValidationContext{
+			TrustedCa: inline(model.Sensitive(t.CA)), MatchTypedSubjectAltNames: sans})
 	case t.CredentialName != "":
 		common.ValidationContextType = validation(CAName(CredentialName(t.CredentialName)), sans)
 	case t.CACertificates != "":
@@ -258,6 +261,11 @@ func (l *Lowering) clientValidation(s *model.GatewayServer, common *tlspb.Common
 	}
 	if t.Mode == model.ServerOptionalMutual && t.InsecureSkip {
 		check.TrustChainVerification = tlspb.CertificateValidationContext_ACCEPT_UNTRUSTED
+	}
+	if t.CA != "" {
+		check.TrustedCa = inline(model.Sensitive(t.CA))
+		common.ValidationContextType = fixedValidation(check)
+		return
 	}
 	if len(s.Secrets) > 0 {
 		common.ValidationContextType = &tlspb.CommonTlsContext_CombinedValidationContext{

@@ -13,6 +13,7 @@ type Fragment struct {
 	MTLS         []*MTLSPolicy
 	Authz        []*AuthzPolicy
 	Secrets      []*Secret
+	Statuses     []*Status // what users are told of their objects at the API server
 }
 
 // Merge appends other's facts. Neither fragment may be in use elsewhere.
@@ -27,4 +28,5 @@ func (f *Fragment) Merge(o Fragment) {
 	f.MTLS = append(f.MTLS, o.MTLS...)
 	f.Authz = append(f.Authz, o.Authz...)
 	f.Secrets = append(f.Secrets, o.Secrets...)
+	f.Statuses = append(f.Statuses, o.Statuses...)
 }

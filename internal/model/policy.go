@@ -176,6 +176,7 @@ type ClientTLS struct {
 	Mode               TLSMode
 	Certificate, Key   string // files
 	CACertificates     string
+	CA                 string // PEM bundle itself, instead of a file
 	CredentialName     string
 	SANs               []string
 	SNI                string
@@ -188,8 +189,11 @@ type Gateway struct {
 	Name      string
 	Namespace string
 	Selector  map[string]string // nil: every gateway workload
-	Servers   []Server
-	Origin    Origin
+	// Closed is a Gateway API Gateway: it selects workloads of its own namespace
+	// only, and only RouteSets that name one of its servers are bound to it.
+	Closed  bool
+	Servers []Server
+	Origin  Origin
 }
 
 // Server is one port of a Gateway with its hosts.
@@ -222,6 +226,8 @@ type ServerTLS struct {
 	CredentialNames   []string
 	Certificate, Key  string // files
 	CACertificates    string
+	CA                string // PEM bundle itself, instead of a file
+	Granted           []Ref  // Secrets of any namespace, beside CredentialNames; the reader has checked that they may be used
 	SANs              []string
 	MinVersion        string // "1.0".."1.3"; empty: 1.2
 	MaxVersion        string

@@ -8,12 +8,15 @@ type RouteSet struct {
 	Name      string
 	Namespace string
 	Hosts     []string // as written, lower-cased; short names are completed by link
-	Gateways  []string // "mesh", or "ns/name" completed by the reader; never empty
+	Gateways  []string // "mesh", "ns/name" or, of closed ones, "ns/name/server" completed by the reader; never empty
 	ExportTo  []string
 	HTTP      []HTTPRule
 	TLS       []TLSRule
 	TCP       []TCPRule
-	Origin    Origin
+	// Settled rules are in their final order, and the reader has told what is
+	// wrong with them: link checks nothing.
+	Settled bool
+	Origin  Origin
 }
 
 // HTTPRule routes the requests that one of its Matches describes.
@@ -90,6 +93,7 @@ type Backend struct {
 	Port    uint16 // 0: the service's only port, else the port of the request
 	Weight  uint32 // as written; a single destination takes all
 	Headers *HeaderOps
+	Invalid bool // leads nowhere; its share of the requests gets 500
 	Origin  Origin
 }
 

@@ -110,6 +110,7 @@ func fragment(f *form, x *Fragment) {
 	objects(f, "mtls", &x.MTLS, textMTLS)
 	objects(f, "authz", &x.Authz, textAuthz)
 	objects(f, "secret", &x.Secrets, textSecret)
+	objects(f, "status", &x.Statuses, textStatus)
 }
 
 // objects visits a list of pointers.
@@ -351,6 +352,7 @@ func textClientTLS(f *form, x *ClientTLS) {
 	f.str("key", &x.Key)
 	f.str("ca", &x.CACertificates)
 	f.str("credential", &x.CredentialName)
+	f.str("ca-pem", &x.CA)
 	f.strs("sans", &x.SANs)
 	f.str("sni", &x.SNI)
 	f.flag("insecure", &x.InsecureSkipVerify)
@@ -362,6 +364,7 @@ func textGateway(f *form, x *Gateway) {
 	f.note(&x.Origin)
 	f.ref(&x.Namespace, &x.Name)
 	f.labels("select", &x.Selector)
+	f.flag("closed", &x.Closed)
 	each(f, "server", &x.Servers, func(f *form, x *Server) {
 		f.note(&x.Origin)
 		textPort(f, &x.Port)
@@ -380,6 +383,8 @@ func textServerTLS(f *form, x *ServerTLS) {
 	f.str("certificate", &x.Certificate)
 	f.str("key", &x.Key)
 	f.str("ca", &x.CACertificates)
+	f.str("ca-pem", &x.CA)
+	f.refs("granted", &x.Granted)
 	f.strs("sans", &x.SANs)
 	f.str("min", &x.MinVersion)
 	f.str("max", &x.MaxVersion)

@@ -18,6 +18,7 @@ func textRouteSet(f *form, x *RouteSet) {
 	f.strs("hosts", &x.Hosts)
 	f.strs("gateways", &x.Gateways)
 	f.strs("export", &x.ExportTo)
+	f.flag("settled", &x.Settled)
 	each(f, "http", &x.HTTP, textHTTPRule)
 	each(f, "tls", &x.TLS, func(f *form, x *TLSRule) {
 		f.note(&x.Origin)
@@ -112,10 +113,11 @@ func textHeaderOps(f *form, x *HeaderOps) {
 
 func textBackend(f *form, x *Backend) {
 	f.note(&x.Origin)
-	f.arg(&x.Host)
+	f.need(&x.Host)
 	f.str("subset", &x.Subset)
 	uintAttr(f, "port", &x.Port)
 	uintAttr(f, "weight", &x.Weight)
+	f.flag("invalid", &x.Invalid)
 	one(f, "headers", &x.Headers, textHeaderOps)
 }
 

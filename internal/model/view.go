@@ -146,6 +146,7 @@ type Route struct {
 	Direct    *DirectResponse
 	Rewrite   *Rewrite
 	Timeout   time.Duration // 0: none
+	NotFound  int           // status of a backend that is Missing; 0: 503
 	Retry     *Retry        // nil: off
 	Fault     *Fault
 	Mirrors   []RouteMirror

@@ -227,12 +227,15 @@ func wants(f *model.Fragment) map[string]wanted {
 	out := map[string]wanted{}
 	for _, gw := range f.Gateways {
 		key := selectorText(gw.Selector)
+		if gw.Closed {
+			key = gw.Namespace + "/" + key
+		}
 		w, ok := out[key]
 		if !ok {
-			a := control.AssumedGateway(gw.Selector, link.Defaults().RootNamespace)
+			a := control.AssumedGateway(gw, link.Defaults().RootNamespace)
 			w = wanted{key: key, namespace: a.Namespace, name: a.Name, labels: a.Labels, account: a.Account}
 			for _, d := range f.Workloads {
-				if d.Template && len(gw.Selector) > 0 && hasAll(d.Labels, gw.Selector) {
+				if d.Template && len(gw.Selector) > 0 && hasAll(d.Labels, gw.Selector) && (!gw.Closed || d.Namespace == gw.Namespace) {
 					w.namespace, w.name, w.account = d.Namespace, d.Name, d.Account
 					maps.Copy(w.labels, d.Labels)
 					break

@@ -17,7 +17,7 @@ func index(path string, i int) string { return fmt.Sprintf("%s[%d]", path, i) }
 
 func (in *input) endpointSlice(r *dialect.Report) {
 	var s discoveryv1.EndpointSlice
-	if !decode(r, &s) {
+	if !dialect.Decode(r, &s) {
 		return
 	}
 	switch s.AddressType {

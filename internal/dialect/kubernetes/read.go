@@ -72,43 +72,43 @@ func (in *input) object(r *dialect.Report) {
 		in.endpointSlice(r)
 	case "Endpoints":
 		var e corev1.Endpoints //nolint:staticcheck // old, and still in people's files
-		if decode(r, &e) {
+		if dialect.Decode(r, &e) {
 			in.endpoints = append(in.endpoints, oldEndpoints{r, e})
 		}
 	case "Pod":
 		in.pod(r)
 	case "Deployment":
 		var d appsv1.Deployment
-		if decode(r, &d) {
+		if dialect.Decode(r, &d) {
 			in.template(r, &d.Spec.Template)
 		}
 	case "StatefulSet":
 		var d appsv1.StatefulSet
-		if decode(r, &d) {
+		if dialect.Decode(r, &d) {
 			in.template(r, &d.Spec.Template)
 		}
 	case "DaemonSet":
 		var d appsv1.DaemonSet
-		if decode(r, &d) {
+		if dialect.Decode(r, &d) {
 			in.template(r, &d.Spec.Template)
 		}
 	case "ReplicaSet":
 		// Those that a Deployment made say nothing that it does not say itself.
 		var d appsv1.ReplicaSet
-		if decode(r, &d) && len(d.OwnerReferences) == 0 {
+		if dialect.Decode(r, &d) && len(d.OwnerReferences) == 0 {
 			in.template(r, &d.Spec.Template)
 		}
 	case "Secret":
 		in.secret(r)
 	case "ServiceAccount":
 		var s corev1.ServiceAccount
-		decode(r, &s)
+		dialect.Decode(r, &s)
 	}
 }
 
 func (in *input) namespace(r *dialect.Report) {
 	var n corev1.Namespace
-	if !decode(r, &n) {
+	if !dialect.Decode(r, &n) {
 		return
 	}
 	in.out.Namespaces = append(in.out.Namespaces, &model.Namespace{Name: n.Name, Labels: n.Labels, Origin: r.Object.Origin("")})
@@ -116,7 +116,7 @@ func (in *input) namespace(r *dialect.Report) {
 
 func (in *input) secret(r *dialect.Report) {
 	var s corev1.Secret
-	if !decode(r, &s) {
+	if !dialect.Decode(r, &s) {
 		return
 	}
 	out := &model.Secret{

@@ -17,7 +17,7 @@ const exportToAnnotation = "networking.istio.io/exportTo"
 
 func (in *input) service(r *dialect.Report) {
 	var s corev1.Service
-	if !decode(r, &s) {
+	if !dialect.Decode(r, &s) {
 		return
 	}
 	o := r.Object

@@ -26,7 +26,7 @@ const (
 
 func (in *input) pod(r *dialect.Report) {
 	var p corev1.Pod
-	if !decode(r, &p) {
+	if !dialect.Decode(r, &p) {
 		return
 	}
 	w := in.workload(r, "spec", p.Labels, p.Annotations, &p.Spec)

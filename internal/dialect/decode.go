@@ -1,4 +1,4 @@
-package kubernetes
+package dialect
 
 import (
 	"bytes"
@@ -11,15 +11,14 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/tulle-mesh/tulle/internal/dialect"
 	"github.com/tulle-mesh/tulle/internal/model"
 )
 
-// decode fills into (a pointer to an API type) from the object. It walks the
+// Decode fills into (a pointer to an API type) from the object. It walks the
 // JSON against the type first, so that unknown fields and wrong types are told
 // each with its own path. False: something has a wrong type, and the object is
 // not in effect.
-func decode(r *dialect.Report, into any) bool {
+func Decode(r *Report, into any) bool {
 	dec := json.NewDecoder(bytes.NewReader(r.Object.JSON))
 	dec.UseNumber()
 	var top any
@@ -42,7 +41,7 @@ func decode(r *dialect.Report, into any) bool {
 
 // walker compares decoded JSON with Go types that follow the conventions of
 // the Kubernetes API.
-type walker struct{ r *dialect.Report }
+type walker struct{ r *Report }
 
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
 
@@ -150,7 +149,7 @@ func (w walker) object(t reflect.Type, m map[string]any, path string) {
 				names = append(names, n)
 			}
 			slices.Sort(names)
-			w.r.Unknown(model.Warning, join(path, k), dialect.Nearest(k, names))
+			w.r.Unknown(model.Warning, join(path, k), Nearest(k, names))
 			continue
 		}
 		w.value(ft, m[k], join(path, k))
