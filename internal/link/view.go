@@ -296,10 +296,14 @@ func (s *Scope) Ports() []uint16 {
 }
 
 // PortView holds the listener for every address of a port and its route table.
-func (s *Scope) PortView(port uint16) *model.View { return s.m.tables.wildPorts.Get(portAt{s.routes, port}) }
+func (s *Scope) PortView(port uint16) *model.View {
+	return s.m.tables.wildPorts.Get(portAt{s.routes, port})
+}
 
 // HostView holds the listeners at a service's own addresses, and their tables.
-func (s *Scope) HostView(host string) *model.View { return s.m.tables.doors.Get(hostAt{s.routes, 0, host}) }
+func (s *Scope) HostView(host string) *model.View {
+	return s.m.tables.doors.Get(hostAt{s.routes, 0, host})
+}
 
 // Rest holds the listeners of a client that does not capture connections, and
 // their tables; of a gateway only the tables.

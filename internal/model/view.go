@@ -96,8 +96,8 @@ type Cluster struct {
 	Shares map[Locality]uint32
 	// Weighted: a locality is chosen before an endpoint of it.
 	Weighted bool
-	HTTP2      bool     // speak HTTP/2 to it
-	Origins    []Origin // the Service, then the DestinationRules that shaped it
+	HTTP2    bool     // speak HTTP/2 to it
+	Origins  []Origin // the Service, then the DestinationRules that shaped it
 }
 
 // ClusterEndpoint is one resolved endpoint.
@@ -109,7 +109,7 @@ type ClusterEndpoint struct {
 	Priority uint32 // 0 first, without gaps; for this client
 	Labels   map[string]string
 	Host     string // node name; may be empty
-	MTLS     bool // mesh mTLS by auto mTLS
+	MTLS     bool   // mesh mTLS by auto mTLS
 	Ready    bool
 	Workload string // ns/name for telemetry; may be empty
 	Owner    string

@@ -91,16 +91,16 @@ security.v1beta1.Condition: key values notValues
 // effects says what happens without an unsupported field, where that is not
 // plain.
 var effects = map[string]string{
-	"networking.v1alpha3.TrafficPolicy.tunnel":                         ": connections go to the destination directly",
-	"networking.v1alpha3.TrafficPolicy.proxyProtocol":                  ": the destination gets no PROXY header",
-	"networking.v1alpha3.TrafficPolicy.RetryBudget.budgetInterval":     ": active and pending requests count, not those of a time",
-	"networking.v1alpha3.LoadBalancerSettings.zoneAwareLbSetting":      ": endpoints are chosen without regard to zone",
-	"networking.v1alpha3.HTTPFaultInjection.Delay.exponentialDelay":    ": nothing is delayed (Istio does not implement it either)",
-	"networking.v1alpha3.HTTPFaultInjection.Abort.http2Error":          ": nothing is aborted (Istio does not implement it either)",
-	"networking.v1alpha3.L4MatchAttributes.sourceSubnet":               ": Istio ignores it too",
-	"networking.v1alpha3.Port.targetPort":                              ": the Service in front of the gateway chooses it, as with Istio",
-	"networking.v1alpha3.ClientTLSSettings.caCrl":                      ": revoked certificates are accepted",
-	"networking.v1alpha3.ServerTLSSettings.caCrl":                      ": revoked certificates are accepted",
+	"networking.v1alpha3.TrafficPolicy.tunnel":                      ": connections go to the destination directly",
+	"networking.v1alpha3.TrafficPolicy.proxyProtocol":               ": the destination gets no PROXY header",
+	"networking.v1alpha3.TrafficPolicy.RetryBudget.budgetInterval":  ": active and pending requests count, not those of a time",
+	"networking.v1alpha3.LoadBalancerSettings.zoneAwareLbSetting":   ": endpoints are chosen without regard to zone",
+	"networking.v1alpha3.HTTPFaultInjection.Delay.exponentialDelay": ": nothing is delayed (Istio does not implement it either)",
+	"networking.v1alpha3.HTTPFaultInjection.Abort.http2Error":       ": nothing is aborted (Istio does not implement it either)",
+	"networking.v1alpha3.L4MatchAttributes.sourceSubnet":            ": Istio ignores it too",
+	"networking.v1alpha3.Port.targetPort":                           ": the Service in front of the gateway chooses it, as with Istio",
+	"networking.v1alpha3.ClientTLSSettings.caCrl":                   ": revoked certificates are accepted",
+	"networking.v1alpha3.ServerTLSSettings.caCrl":                   ": revoked certificates are accepted",
 }
 
 // replacements of deprecated fields, and of enum values.

@@ -11,8 +11,8 @@ import (
 
 // Options of a Registry.
 type Options struct {
-	Loops int // event loops; their numbers are PickContext.Loop
-	Resolver              Resolver // nil: the system's
+	Loops    int      // event loops; their numbers are PickContext.Loop
+	Resolver Resolver // nil: the system's
 }
 
 // Registry has the handle of every cluster. One per process.
