@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -31,7 +33,8 @@ var roots = map[protoreflect.FullName]func([]byte) (any, error){
 
 func loadTable(t testing.TB) *table {
 	t.Helper()
-	text, err := os.ReadFile("../../proxy/conf/wire/fields.txt")
+	_, here, _, _ := runtime.Caller(0) // a fuzzer runs elsewhere
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(here), "../../proxy/conf/wire/fields.txt"))
 	if err != nil {
 		t.Fatal(err)
 	}

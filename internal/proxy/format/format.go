@@ -122,8 +122,8 @@ func Next(s string) (p Part, rest string, err error) {
 	}
 	name, arg := body[:end], ""
 	if body[end] == '(' {
-		shut := strings.IndexByte(body, ')')
-		if shut < 0 {
+		shut := end + strings.IndexByte(body[end:], ')')
+		if shut < end {
 			return Part{}, "", fmt.Errorf("format %q: argument without closing parenthesis", s)
 		}
 		arg, body = body[end+1:shut], body[shut+1:]

@@ -55,5 +55,6 @@ func TestEveryCommandHasAName(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add("%REQ(a?b):3% %%%PROTOCOL%")
+	f.Add("%)00(00000000") // a parenthesis that closes before one opens
 	f.Fuzz(func(t *testing.T, s string) { _, _ = Parse(s) })
 }
