@@ -1,7 +1,6 @@
 package paths
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -48,29 +47,7 @@ func TestAnalyze(t *testing.T) {
 }
 
 func findings(t *testing.T, name string) string {
-	ar, err := txtar.ParseFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(bytes.TrimSpace(ar.Comment)) == 0 {
-		t.Error("the case does not say why it is there")
-	}
-	name = mustAbs(t, name)
-	dir := t.TempDir()
-	want := -1
-	for i, f := range ar.Files {
-		if f.Name == "findings" {
-			want = i
-			continue
-		}
-		if err := os.WriteFile(filepath.Join(dir, f.Name), f.Data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if want < 0 {
-		t.Fatal("no findings")
-	}
-	t.Chdir(dir)
+	ar, want := unpack(t, &name, "findings")
 	snap, err := file.Load([]string{"."})
 	if err != nil {
 		t.Fatal(err)

@@ -32,30 +32,38 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-func run(t *testing.T, name string) {
-	ar, err := txtar.ParseFile(name)
+// unpack writes a case's files into a directory, in which the test is then, and
+// finds its section of expectations. The name is made absolute.
+func unpack(t *testing.T, name *string, section string) (ar *txtar.Archive, at int) {
+	t.Helper()
+	ar, err := txtar.ParseFile(*name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(bytes.TrimSpace(ar.Comment)) == 0 {
 		t.Error("the case does not say why it is there")
 	}
-	name = mustAbs(t, name)
+	*name = mustAbs(t, *name)
 	dir := t.TempDir()
-	calls := -1
+	at = -1
 	for i, f := range ar.Files {
-		if f.Name == "calls" {
-			calls = i
+		if f.Name == section {
+			at = i
 			continue
 		}
 		if err := os.WriteFile(filepath.Join(dir, f.Name), f.Data, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if calls < 0 {
-		t.Fatal("no calls")
+	if at < 0 {
+		t.Fatal("no " + section)
 	}
 	t.Chdir(dir)
+	return ar, at
+}
+
+func run(t *testing.T, name string) {
+	ar, calls := unpack(t, &name, "calls")
 	snap, err := file.Load([]string{"."})
 	if err != nil {
 		t.Fatal(err)
