@@ -117,6 +117,7 @@ func TestOddAnswers(t *testing.T) {
 		{"dies within a message", func(p *peer, id uint32) {
 			p.headers(id, false, ok...)
 			_ = p.f.WriteData(id, false, framed("abcdef")[:8])
+			synctest.Wait() // the client has nothing left to write, so its read ends the connection
 			_ = p.Close()
 		}, "Unavailable: the other side closed the connection"},
 		{"compressed", func(p *peer, id uint32) {
