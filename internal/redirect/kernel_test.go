@@ -80,6 +80,8 @@ func kernel(t *testing.T) {
 	for name, p := range plans {
 		t.Run("listing "+name, func(t *testing.T) { sameAsText(t, &p) })
 	}
+	t.Run("iptables", iptables)
+	t.Run("probe", probes)
 	p := plans["machine6"]
 	if err := Apply(&p); err != nil {
 		t.Fatal(err)
@@ -126,6 +128,97 @@ func sameAsText(t *testing.T, p *Plan) {
 	if err := Verify(p); !errors.Is(err, ErrDiffers) {
 		t.Errorf("rules without our comments pass for the plan: %v", err)
 	}
+}
+
+// iptables shows what the kernel holds, and what iptables' own programs make of
+// it says the same.
+func iptables(t *testing.T) {
+	p := plans["pod-everything"]
+	p.UIDs, p.GIDs = []uint32{0}, []uint32{0} // whom iptables knows in this user namespace
+	want, err := p.Chains()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Apply(&p); err != nil {
+		t.Fatal(err)
+	}
+	got, err := InKernel("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	byAddress := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+	if d := cmp.Diff(want, got, byAddress); d != "" {
+		t.Errorf("-plan +kernel:\n%s", d)
+	}
+	if err := Undo(&p); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = InKernel(""); err != nil || len(got) != 4 {
+		t.Errorf("after Undo there are %d chains, %v", len(got), err)
+	}
+	for range 2 { // the second in place of the first
+		if err := ApplyIPTables(&p, nft); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for program, v6 := range map[string]bool{"iptables-nft": false, "ip6tables-nft": true} {
+		var text strings.Builder
+		Specs(&text, want, v6, "")
+		lines := func(s string) map[string][]string { // by chain, which come in an order of their own
+			out := map[string][]string{}
+			for l := range strings.Lines(s) {
+				chain := strings.Fields(l)[1]
+				out[chain] = append(out[chain], l)
+			}
+			return out
+		}
+		shown := run(t, program, "-t", "nat", "-S")
+		if d := cmp.Diff(lines(text.String()), lines(shown)); d != "" {
+			t.Errorf("%s -ours +its:\n%s", program, d)
+		}
+	}
+	if err := UndoIPTables(true, nft); err != nil {
+		t.Fatal(err)
+	}
+	if left := run(t, "iptables-nft", "-t", "nat", "-S"); strings.Contains(left, "ISTIO") {
+		t.Errorf("left over:\n%s", left)
+	}
+	run(t, "nft", "flush", "ruleset")
+}
+
+// nft finds iptables' programs that every kernel of today can serve.
+func nft(name string) (string, error) {
+	if strings.Contains(name, "legacy") {
+		return "", exec.ErrNotFound
+	}
+	return exec.LookPath(name)
+}
+
+// probes see whether rules are there, with somebody at the port or not.
+func probes(t *testing.T) {
+	p := plans["machine6"]
+	if n, err := Probe(&p); n != 0 || !errors.Is(err, ErrNotCaptured) {
+		t.Errorf("without rules: %d probed, %v", n, err)
+	}
+	if err := AddSources(&p); err != nil {
+		t.Fatal(err)
+	}
+	if err := AddSources(&p); err != nil { // again, after a restart
+		t.Fatal(err)
+	}
+	if err := Apply(&p); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := Probe(&p); n != 2 || err != nil {
+		t.Errorf("%d probed, %v; want 2", n, err)
+	}
+	listen(t, "127.0.0.1:15001")
+	listen(t, "[::1]:15001")
+	if n, err := Probe(&p); n != 2 || err != nil {
+		t.Errorf("with the proxy there: %d probed, %v; want 2", n, err)
+	}
+	l := listen(t, "[::6]:8080") // AddSources
+	_ = l.Close()
 }
 
 func original(t *testing.T, c net.Conn) string {

@@ -52,6 +52,8 @@ type Plan struct {
 	Include         []netip.Prefix
 	// Incoming connections to these ports are left alone.
 	ExcludeInPorts []uint16
+	// Only these are caught; nothing: every port that is not excluded.
+	IncludeInPorts []uint16
 
 	// Refuse answers what is neither TCP nor a question, and leaves for other
 	// addresses than Exclude and loopback, with an error at once, and notes
@@ -68,7 +70,7 @@ func (p *Plan) Check() error {
 		{"user ids", len(p.UIDs)}, {"group ids", len(p.GIDs)}, {"sources", len(p.Sources)},
 		{"excluded outgoing ports", len(p.ExcludeOutPorts)}, {"excluded addresses", len(p.Exclude)},
 		{"included outgoing ports", len(p.IncludeOutPorts)}, {"included addresses", len(p.Include)},
-		{"excluded incoming ports", len(p.ExcludeInPorts)},
+		{"excluded incoming ports", len(p.ExcludeInPorts)}, {"included incoming ports", len(p.IncludeInPorts)},
 	} {
 		if l.n > maxItems {
 			return fmt.Errorf("%d %s, more than %d", l.n, l.what, maxItems)
@@ -206,7 +208,12 @@ func (p *Plan) prerouting() chain {
 	for _, n := range p.ExcludeInPorts {
 		c.rules = append(c.rules, rule{[]part{tcpTo(n)}, leave})
 	}
-	c.rules = append(c.rules, rule{[]part{tcp}, redirectTo(p.Inbound)})
+	for _, n := range p.IncludeInPorts {
+		c.rules = append(c.rules, rule{[]part{tcpTo(n)}, redirectTo(p.Inbound)})
+	}
+	if len(p.IncludeInPorts) == 0 {
+		c.rules = append(c.rules, rule{[]part{tcp}, redirectTo(p.Inbound)})
+	}
 	return c
 }
 

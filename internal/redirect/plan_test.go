@@ -29,6 +29,11 @@ var plans = map[string]Plan{
 		Exclude: []netip.Prefix{netip.MustParsePrefix("169.254.169.254/32"), netip.MustParsePrefix("fd00:1::/32")},
 		Include: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
 	},
+	"pod-some": {
+		Outbound: OutboundPort, Inbound: InboundPort, UIDs: []uint32{1337}, GIDs: []uint32{1337},
+		Sources: []netip.Addr{netip.MustParseAddr("127.0.0.6")}, KeepLocal: true,
+		ExcludeInPorts: []uint16{15020}, IncludeInPorts: []uint16{8080, 8443}, Include: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+	},
 	"machine": {
 		Outbound: OutboundPort, DNS: DNSPort, Refuse: true,
 		Sources: []netip.Addr{netip.MustParseAddr("127.0.0.6")},
