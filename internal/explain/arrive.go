@@ -353,7 +353,7 @@ func (r *run) inbound(caller *side, t *target, http bool) error {
 	}
 	if r.a.Outcome == Routed || r.a.Outcome == Passthrough {
 		r.a.Outcome, r.a.Status, r.a.ResponseFlags = before.Outcome, before.Status, before.ResponseFlags
-		s.step("inbound", "reached", fmt.Sprintf("the request reaches the program at port %d", t.addr.Port()))
+		s.step("inbound", "reached", "the request reaches the program at "+program(s, t.addr.Port()))
 	}
 	return nil
 }
@@ -407,6 +407,16 @@ func (s *side) admit(r *run, l *conf.Listener, in *inflight, http bool) {
 	case refused || r.a.Outcome == NoListener || r.a.Outcome == TLSError:
 		r.tlsError(in, http)
 	}
+}
+
+// program is where the program behind a workload's port listens.
+func program(s *side, port uint16) string {
+	for _, p := range s.view.Inbound {
+		if p.Port == port && p.App.IsValid() && p.App.Port() != port && !p.Listen.IsValid() {
+			return fmt.Sprintf("%s (for port %d)", p.App, port)
+		}
+	}
+	return fmt.Sprintf("port %d", port)
 }
 
 // tlsError is what the caller sees of a connection that the other side did not

@@ -46,6 +46,9 @@ func (r *run) address(s *side) (netip.Addr, string) {
 		if a, text := pod(s.view, r.host); a.IsValid() {
 			return a, text
 		}
+		if p, host := r.c.Mesh.Hidden(s.view.Client, r.host); p != nil {
+			s.stepAt("sidecar", "hidden", fmt.Sprintf("this Sidecar does not list %s for %s: its proxy is not told of it", host, s.name), p.Origin)
+		}
 		return somewhere, fmt.Sprintf("%s is no service that %s may see; %s stands for its address", r.host, s.name, somewhere)
 	}
 	for _, p := range svc.Addresses {

@@ -76,12 +76,12 @@ func (m *Mesh) named(ns, name string) *model.Service {
 	name = strings.TrimSuffix(strings.ToLower(name), ".")
 	svc := ".svc." + m.Settings.ClusterDomain
 	for _, full := range []string{name, name + "." + ns + svc, name + svc, name + "." + m.Settings.ClusterDomain} {
-		if s := m.lookup(ns, full); s != nil {
+		if s := m.lookup(eyes{ns: ns}, full); s != nil {
 			return s.Service
 		}
 	}
 	var best *service
-	for _, s := range m.visible(ns) {
+	for _, s := range m.visible(eyes{ns: ns}) {
 		if wild(s.Host) && under(s.Host, name) && (best == nil || len(s.Host) > len(best.Host)) {
 			best = s
 		}
@@ -96,7 +96,7 @@ func (m *Mesh) named(ns, name string) *model.Service {
 // slice is made for each call, the services are shared.
 func (m *Mesh) Services(ns string) (out []*model.Service) {
 	m.book.Do(func() {
-		for _, s := range m.visible(ns) {
+		for _, s := range m.visible(eyes{ns: ns}) {
 			out = append(out, s.Service)
 		}
 	})

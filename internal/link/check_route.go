@@ -46,7 +46,7 @@ func (x *survey) checkMeshHosts(r *routeSet, n *notices) {
 		if wild(h) {
 			continue
 		}
-		svc := x.lookup(r.Namespace, h)
+		svc := x.lookup(eyes{ns: r.Namespace}, h)
 		if svc == nil {
 			n.code("TUL0103").add(model.Warning, model.NotFound, r.Origin, "%s; at sidecars its HTTP rules act on port 80 only", x.unknown(h, r.Namespace))
 			continue
@@ -106,7 +106,7 @@ func (x *survey) checkBackends(r *routeSet, list []model.Backend, o model.Origin
 }
 
 func (x *survey) checkBackend(r *routeSet, b *model.Backend, at model.Origin, n *notices) {
-	svc := x.lookup(r.Namespace, b.Host)
+	svc := x.lookup(eyes{ns: r.Namespace}, b.Host)
 	if svc == nil {
 		n.code("IST0101").add(model.Error, model.NotFound, at, "destination %s", x.unknown(b.Host, r.Namespace))
 		return
@@ -136,7 +136,7 @@ func (x *survey) checkImplicitPort(r *routeSet, svc *service, at model.Origin, n
 	}
 	if slices.Contains(r.Gateways, "mesh") {
 		for _, h := range r.hosts {
-			if own := x.lookup(r.Namespace, h); own != nil {
+			if own := x.lookup(eyes{ns: r.Namespace}, h); own != nil {
 				for _, p := range own.Ports {
 					if (p.Protocol.IsHTTP() || p.Protocol == model.Sniff) && lost(p.Number, hostPort(h, p.Number)) {
 						return

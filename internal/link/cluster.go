@@ -115,7 +115,7 @@ func (s *Scope) referred(list ...[]*model.TCPRoute) []*model.Cluster {
 			}
 			done[name] = true
 			part := strings.Split(name, "|")
-			svc := s.m.lookup(s.who.ns, part[3])
+			svc := s.m.lookup(s.who.eyes(), part[3])
 			port, _ := strconv.ParseUint(part[1], 10, 16)
 			d := s.m.destinationFor(s.who, svc)
 			c := &model.Cluster{Name: name}

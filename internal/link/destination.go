@@ -139,6 +139,7 @@ func empty(p *model.TrafficPolicy) bool {
 type who struct {
 	ns     string
 	labels map[string]string
+	by     model.Ref // the Sidecar that narrows what it sees
 }
 
 // destinationFor finds the rule that a client uses for a service: of the

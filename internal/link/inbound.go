@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -34,33 +35,23 @@ func serves(s *model.Service, c *model.Client) bool {
 	return false
 }
 
-// inbound makes the ports that a client's own workload declares: those that
-// services target, the oldest service first, then what the workload alone
-// says, and ports that a policy names.
+// inbound makes the ports that a client's own workload declares: those that its
+// Sidecar lists, or else that services target, the oldest service first, then
+// what the workload alone says, and ports that a policy names.
 func (m *Mesh) inbound(c *model.Client, server serverMTLS, authz []*model.AuthzPolicy) []*model.Inbound {
-	var out []*model.Inbound
-	have := map[uint16]bool{}
-	for _, s := range m.ownServices(c) {
-		for _, p := range s.Ports {
-			if p.Protocol == model.UDP {
-				continue
-			}
-			n := ownPort(s, p, c)
-			if n == 0 || have[n] {
-				continue
-			}
-			have[n] = true
-			in := &model.Inbound{
-				Port: n, Protocol: p.Protocol, Service: s, ServicePort: p.Number,
-				Policy: m.policy(server, authz, n), Origin: s.Origin,
-			}
-			if d := m.destinationFor(who{ns: c.Namespace}, &service{Service: s}); d != nil {
-				if pool := d.policyFor(p.Number, nil).Pool; pool != nil {
-					in.Pool = *pool
-				}
-			}
-			out = append(out, in)
+	said := m.sidecarPolicy(m.whoIs(c).by)
+	out := m.servedPorts(c)
+	if said != nil && len(said.Ingress) > 0 {
+		out = m.ingress(c, said, out)
+	} else if said != nil && said.Pool != nil {
+		for _, in := range out {
+			in.Pool = *said.Pool
 		}
+	}
+	have := map[uint16]bool{}
+	for _, in := range out {
+		have[in.Port] = true
+		in.Policy = m.policy(server, authz, in.Port)
 	}
 	alone := func(n uint16) {
 		if n == 0 || have[n] {
@@ -87,6 +78,58 @@ func (m *Mesh) inbound(c *model.Client, server serverMTLS, authz []*model.AuthzP
 		out = slices.DeleteFunc(out, func(in *model.Inbound) bool { return !in.Listen.IsValid() })
 	}
 	slices.SortFunc(out, func(a, b *model.Inbound) int { return int(a.Port) - int(b.Port) })
+	return out
+}
+
+// servedPorts are those that services target.
+func (m *Mesh) servedPorts(c *model.Client) []*model.Inbound {
+	var out []*model.Inbound
+	have := map[uint16]bool{}
+	for _, s := range m.ownServices(c) {
+		for _, p := range s.Ports {
+			if p.Protocol == model.UDP {
+				continue
+			}
+			n := ownPort(s, p, c)
+			if n == 0 || have[n] {
+				continue
+			}
+			have[n] = true
+			in := &model.Inbound{Port: n, Protocol: p.Protocol, Service: s, ServicePort: p.Number, Origin: s.Origin}
+			if d := m.destinationFor(who{ns: c.Namespace}, &service{Service: s}); d != nil {
+				if pool := d.policyFor(p.Number, nil).Pool; pool != nil {
+					in.Pool = *pool
+				}
+			}
+			out = append(out, in)
+		}
+	}
+	return out
+}
+
+// ingress are the ports that a Sidecar lists, instead of those that services
+// target; a service that does says which service it is.
+func (m *Mesh) ingress(c *model.Client, p *model.SidecarPolicy, served []*model.Inbound) []*model.Inbound {
+	var out []*model.Inbound
+	for i := range p.Ingress {
+		e := &p.Ingress[i]
+		in := &model.Inbound{Port: e.Port.Number, Protocol: e.Port.Protocol, Origin: e.Origin}
+		for _, s := range served {
+			if s.Port == in.Port {
+				in.Service, in.ServicePort, in.Pool = s.Service, s.ServicePort, s.Pool
+			}
+		}
+		if pool := cmp.Or(e.Pool, p.Pool); pool != nil {
+			in.Pool = *pool
+		}
+		switch {
+		case e.Loopback:
+			in.App = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), e.App)
+		case e.App != 0 && e.App != in.Port && len(c.Addresses) > 0:
+			in.App = netip.AddrPortFrom(c.Addresses[0], e.App)
+		}
+		out = append(out, in)
+	}
 	return out
 }
 

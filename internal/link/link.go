@@ -29,10 +29,11 @@ type Mesh struct {
 // tables remember what was resolved.
 type tables struct {
 	hosts     *recall.Table[string, []*service]
-	lookup    *recall.Table[nsHost, *service]
-	visible   *recall.Table[string, []*service]
-	onPort    *recall.Table[sightPort, []*service]
-	aliases   *recall.Table[string, map[string][]string]
+	lookup    *recall.Table[seenHost, *service]
+	visible   *recall.Table[eyes, []*service]
+	onPort    *recall.Table[seenPort, []*service]
+	aliases   *recall.Table[eyes, map[string][]string]
+	implied   *recall.Table[eyes, map[string]bool]
 	endpoints *recall.Table[*service, []endpoint]
 	at        *recall.Table[servicePort, []model.ClusterEndpoint]
 	mtls      *recall.Table[string, nsMTLS]
@@ -88,6 +89,7 @@ func New(s model.Settings, own []*model.MeshSettings) *Mesh {
 		visible:   recall.NewTable(b, m.makeVisible, same),
 		onPort:    recall.NewTable(b, m.makeOnPort, same),
 		aliases:   recall.NewTable(b, m.makeAliases, func(a, b map[string][]string) bool { return maps.EqualFunc(a, b, slices.Equal) }),
+		implied:   recall.NewTable(b, m.makeImplied, maps.Equal),
 		endpoints: recall.NewTable(b, m.makeEndpoints, nil),
 		at:        recall.NewTable(b, m.makeAt, nil),
 		mtls: recall.NewTable(b, m.makeMTLS, func(a, b nsMTLS) bool {

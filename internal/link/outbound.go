@@ -13,15 +13,16 @@ import (
 func (m *Mesh) makeWildPort(k portAt, _ *model.View) *model.View {
 	s, v := k.scope, k.scope.part()
 	w := &wildcardPort{port: k.port}
-	for _, svc := range byAgeOf(m.onPort(s.who.ns, k.port)) {
+	for _, svc := range byAgeOf(m.onPort(s.who.eyes(), k.port)) {
 		p, _ := svc.port(k.port)
 		s.place(svc, p, w)
 	}
 	if k.port == 80 && !w.http {
 		// Hosts that no service has at all.
-		w.http = slices.ContainsFunc(m.tables.strangers.Get(k), func(h string) bool { return m.lookup(s.who.ns, h) == nil })
+		w.http = slices.ContainsFunc(m.tables.strangers.Get(k), func(h string) bool { return m.lookup(s.who.eyes(), h) == nil })
 	}
 	if o := w.outbound(); o != nil {
+		s.bound(k.port, o)
 		v.Outbound = append(v.Outbound, o)
 	}
 	if w.http || w.sniff {
@@ -50,7 +51,7 @@ func byAgeOf(list []*service) []*service {
 // do not speak HTTP.
 func (m *Mesh) makeDoors(k hostAt, _ *model.View) *model.View {
 	s, v := k.scope, k.scope.part()
-	svc := m.lookup(s.who.ns, k.host)
+	svc := m.lookup(s.who.eyes(), k.host)
 	if svc == nil || svc.Host != k.host {
 		return v
 	}
@@ -120,7 +121,7 @@ func (s *Scope) holder(a netip.Addr, port uint16) *service {
 	}
 	var best *service
 	for _, h := range hosts {
-		svc := s.m.lookup(s.who.ns, h)
+		svc := s.m.lookup(s.who.eyes(), h)
 		if svc == nil || svc.Host != h || svc == best {
 			continue
 		}
@@ -293,6 +294,9 @@ func (s *Scope) tcpRoutes(svc *service, p model.Port, nets []netip.Prefix, byNam
 		var out []*model.TCPRoute
 		done := map[string]bool{}
 		for _, r := range s.setsFor(svc.Host) {
+			if !s.imports(p.Number, r) {
+				continue
+			}
 			out = append(out, at.tlsRules(r, nets, done, nil)...)
 		}
 		if len(out) > 0 {
@@ -306,6 +310,9 @@ func (s *Scope) tcpRoutes(svc *service, p model.Port, nets []netip.Prefix, byNam
 	}
 	var out []*model.TCPRoute
 	for _, r := range s.setsFor(svc.Host) {
+		if !s.imports(p.Number, r) {
+			continue
+		}
 		l, end := at.tcpRules(r, nets)
 		out = append(out, l...)
 		if end {
@@ -324,9 +331,9 @@ func (s *Scope) ownRoute(at *site, svc *service, nets []netip.Prefix) *model.TCP
 // setsFor lists the route sets with a host that covers a service's, in their
 // order of precedence.
 func (s *Scope) setsFor(host string) []*routeSet {
-	out := s.m.meshSets(s.who.ns, host)
+	out := s.sets(host)
 	for _, w := range s.m.meshWilds(host) {
-		for _, r := range s.m.meshSets(s.who.ns, w) {
+		for _, r := range s.sets(w) {
 			if !slices.Contains(out, r) {
 				out = append(out, r)
 			}
@@ -434,7 +441,7 @@ func (s *Scope) portsView() *model.View {
 	for _, key := range sortedKeys(c.Local) {
 		host, num, ok := strings.Cut(key, ":")
 		port, err := strconv.ParseUint(num, 10, 16)
-		svc := s.m.lookup(c.Namespace, s.m.fqdn(host, c.Namespace))
+		svc := s.m.lookup(s.who.eyes(), s.m.fqdn(host, c.Namespace))
 		if !ok || err != nil || svc == nil {
 			continue
 		}

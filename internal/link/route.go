@@ -305,7 +305,7 @@ func (s *site) backend(b *model.Backend) (model.RouteBackend, *model.HashKey) {
 		out.Cluster, out.Missing = clusterName(0, "", "invalid"), true
 		return out, nil
 	}
-	svc := s.m.lookup(s.who.ns, b.Host)
+	svc := s.m.lookup(s.who.eyes(), b.Host)
 	port := b.Port
 	if port == 0 && svc != nil {
 		port = svc.only()

@@ -102,66 +102,60 @@ func where(o model.Origin) string {
 	return o.Object()
 }
 
-// sight is what a namespace sees of the mesh: its name, or "" for those that no
-// exportTo names, which see alike.
-func (m *Mesh) sight(ns string) string {
-	if len(m.facts.exports.get(ns)) > 0 {
-		return ns
+// lookup finds the service that a host is for a client: the one that gives it,
+// or the one that an ExternalName stands for when the client sees it. One that
+// leads outside is a service of its own. nil: none.
+func (m *Mesh) lookup(e eyes, host string) *service {
+	return m.tables.lookup.Get(seenHost{m.sight(e), host})
+}
+
+func (m *Mesh) makeLookup(k seenHost, old *service) *service {
+	s := m.stoodFor(k)
+	if s == nil {
+		return nil
 	}
-	return ""
+	return m.trimmed(k.eyes, s, old)
 }
 
-// lookup finds the service that a host is for a namespace: the one that gives
-// it, or the one that an ExternalName stands for when the namespace sees it. One
-// that leads outside is a service of its own. nil: none.
-func (m *Mesh) lookup(ns, host string) *service {
-	return m.tables.lookup.Get(nsHost{m.sight(ns), host})
-}
-
-func (m *Mesh) makeLookup(k nsHost, _ *service) *service {
-	s := owner(m.tables.hosts.Get(k.host), k.ns)
+func (m *Mesh) stoodFor(k seenHost) *service {
+	s := owner(m.admitted(k.eyes, m.tables.hosts.Get(k.host)), k.ns)
 	if s == nil || s.stands == "" {
 		return s
 	}
 	to := s
 	for range maxAliases {
-		next := owner(m.tables.hosts.Get(to.stands), k.ns)
+		next := owner(m.admitted(k.eyes, m.tables.hosts.Get(to.stands)), k.ns)
 		if to.stands == "" || next == nil {
 			break
 		}
 		to = next
 	}
-	if to != s && (to.stands == "" || owner(m.tables.hosts.Get(to.stands), k.ns) == nil) {
+	if to != s && (to.stands == "" || owner(m.admitted(k.eyes, m.tables.hosts.Get(to.stands)), k.ns) == nil) {
 		return to
 	}
 	return s
 }
 
-// visible lists what a namespace sees, by host, without aliases.
-func (m *Mesh) visible(ns string) []*service { return m.tables.visible.Get(m.sight(ns)) }
+// visible lists what a client sees, by host, without aliases.
+func (m *Mesh) visible(e eyes) []*service { return m.tables.visible.Get(m.sight(e)) }
 
-func (m *Mesh) makeVisible(sight string, _ []*service) []*service {
-	return m.seenOf(sight, m.facts.services.get(struct{}{}))
+func (m *Mesh) makeVisible(e eyes, _ []*service) []*service {
+	return m.seenOf(e, m.facts.services.get(struct{}{}))
 }
 
-// onPort lists what a namespace sees with a TCP port, by host.
-func (m *Mesh) onPort(ns string, port uint16) []*service {
-	return m.tables.onPort.Get(sightPort{m.sight(ns), port})
+// onPort lists what a client sees with a TCP port, by host.
+func (m *Mesh) onPort(e eyes, port uint16) []*service {
+	return m.tables.onPort.Get(seenPort{m.sight(e), port})
 }
 
-func (m *Mesh) makeOnPort(k sightPort, _ []*service) []*service {
-	return slices.DeleteFunc(m.seenOf(k.sight, m.facts.ports.get(k.port)), func(s *service) bool {
+func (m *Mesh) makeOnPort(k seenPort, _ []*service) []*service {
+	return slices.DeleteFunc(m.seenOf(k.eyes, m.facts.ports.get(k.port)), func(s *service) bool {
 		_, ok := s.port(k.port)
 		return !ok
 	})
 }
 
-type sightPort struct {
-	sight string
-	port  uint16
-}
-
-func (m *Mesh) seenOf(sight string, list []*model.Service) []*service {
+func (m *Mesh) seenOf(e eyes, list []*model.Service) []*service {
 	var out []*service
 	last := ""
 	for _, x := range list {
@@ -169,7 +163,7 @@ func (m *Mesh) seenOf(sight string, list []*model.Service) []*service {
 			continue
 		}
 		last = x.Host
-		if s := m.tables.lookup.Get(nsHost{sight, x.Host}); s != nil && s.Host == x.Host {
+		if s := m.tables.lookup.Get(seenHost{e, x.Host}); s != nil && s.Host == x.Host {
 			out = append(out, s)
 		}
 	}
@@ -223,11 +217,11 @@ func external(s *model.Service) string {
 	return ""
 }
 
-// aliases lists, by the host of a service that the namespace sees, the
+// aliases lists, by the host of a service that the client sees, the
 // ExternalNames that stand for it.
-func (m *Mesh) aliases(ns string) map[string][]string { return m.tables.aliases.Get(m.sight(ns)) }
+func (m *Mesh) aliases(e eyes) map[string][]string { return m.tables.aliases.Get(m.sight(e)) }
 
-func (m *Mesh) makeAliases(sight string, _ map[string][]string) map[string][]string {
+func (m *Mesh) makeAliases(e eyes, _ map[string][]string) map[string][]string {
 	out := map[string][]string{}
 	last := ""
 	for _, x := range m.facts.aliases.get(struct{}{}) {
@@ -235,7 +229,7 @@ func (m *Mesh) makeAliases(sight string, _ map[string][]string) map[string][]str
 			continue
 		}
 		last = x.Host
-		if s := m.tables.lookup.Get(nsHost{sight, x.Host}); s != nil && s.Host != x.Host {
+		if s := m.tables.lookup.Get(seenHost{e, x.Host}); s != nil && s.Host != x.Host {
 			out[s.Host] = append(out[s.Host], x.Host)
 		}
 	}
@@ -243,9 +237,9 @@ func (m *Mesh) makeAliases(sight string, _ map[string][]string) map[string][]str
 }
 
 // aliasOf lists every alias with the host that it stands for; nil: none.
-func (m *Mesh) aliasOf(ns string) map[string]string {
+func (m *Mesh) aliasOf(e eyes) map[string]string {
 	var out map[string]string
-	for host, list := range m.aliases(ns) {
+	for host, list := range m.aliases(e) {
 		for _, a := range list {
 			if out == nil {
 				out = map[string]string{}

@@ -36,7 +36,7 @@ func (s *service) speaksHTTP(port uint16) bool {
 
 // here is the service that a host is at a port, not by another name; nil: none.
 func (s *Scope) here(port uint16, host string) *service {
-	svc := s.m.lookup(s.who.ns, host)
+	svc := s.m.lookup(s.who.eyes(), host)
 	if svc == nil || svc.Host != host {
 		return nil
 	}
@@ -48,6 +48,9 @@ func (s *Scope) here(port uint16, host string) *service {
 
 // httpRoutes of a route set at a port; nil: none.
 func (s *Scope) httpRoutes(port uint16, r *routeSet) []*model.Route {
+	if !s.imports(port, r) {
+		return nil
+	}
 	return s.m.tables.routes.Get(setAt{s, port, r})
 }
 
@@ -59,12 +62,12 @@ func (m *Mesh) makeRoutes(k setAt, _ []*model.Route) []*model.Route {
 // else the first of those with the longest wildcard that covers it.
 func (s *Scope) speakers(host string) []*routeSet {
 	if !wild(host) {
-		if l := s.m.meshSets(s.who.ns, host); len(l) > 0 {
+		if l := s.sets(host); len(l) > 0 {
 			return l
 		}
 	}
 	for _, w := range s.m.meshWilds(host) {
-		if l := s.m.meshSets(s.who.ns, w); len(l) > 0 {
+		if l := s.sets(w); len(l) > 0 {
 			return l[:1]
 		}
 	}
@@ -86,7 +89,7 @@ func (s *Scope) ruled(svc *service, port uint16) (*routeSet, []*model.Route) {
 // port; nil: none does. Such hosts act on port 80, and where another host of the
 // set has a service.
 func (s *Scope) stranger(port uint16, host string) (*routeSet, []*model.Route) {
-	for _, r := range s.m.meshSets(s.who.ns, host) {
+	for _, r := range s.sets(host) {
 		routes := s.httpRoutes(port, r)
 		if len(routes) > 0 && (port == 80 || s.serves(r, port)) {
 			return r, routes
@@ -104,7 +107,7 @@ func (s *Scope) serves(r *routeSet, port uint16) bool {
 			}
 			continue
 		}
-		for _, svc := range s.m.onPort(s.who.ns, port) {
+		for _, svc := range s.m.onPort(s.who.eyes(), port) {
 			if under(h, svc.Host) && svc.speaksHTTP(port) && slices.Contains(s.speakers(svc.Host), r) {
 				return true
 			}
@@ -119,7 +122,7 @@ func (s *Scope) away(port uint16, host string) bool {
 	if !wild(host) {
 		return s.here(port, host) == nil
 	}
-	return !slices.ContainsFunc(s.m.onPort(s.who.ns, port), func(svc *service) bool { return under(host, svc.Host) })
+	return !slices.ContainsFunc(s.m.onPort(s.who.eyes(), port), func(svc *service) bool { return under(host, svc.Host) })
 }
 
 // makeStrangers lists the hosts that only route sets give at a port, sorted.
@@ -129,7 +132,7 @@ func (m *Mesh) makeStrangers(k portAt, _ []string) []string {
 	if k.port == 80 {
 		from = m.facts.routed.get()
 	} else {
-		for _, svc := range m.onPort(s.who.ns, k.port) {
+		for _, svc := range m.onPort(s.who.eyes(), k.port) {
 			for _, r := range s.speakers(svc.Host) {
 				from = append(from, r.hosts...)
 			}
@@ -167,7 +170,7 @@ func (m *Mesh) makeHostAt(k hostAt, _ *model.VirtualHost) *model.VirtualHost {
 			return nil
 		}
 		c.all, c.shorts = []string{k.host}, nil
-		if to := m.lookup(s.who.ns, k.host); to != nil && to.Host != k.host { // another name of a service, with routes of its own
+		if to := m.lookup(s.who.eyes(), k.host); to != nil && to.Host != k.host { // another name of a service, with routes of its own
 			c.all, c.shorts = s.aliasNames(k.host)
 		}
 	} else {
@@ -191,7 +194,7 @@ func (m *Mesh) makeHostAt(k hostAt, _ *model.VirtualHost) *model.VirtualHost {
 // unless these have routes of their own.
 func (s *Scope) serviceNames(port uint16, svc *service) (all, shorts []string) {
 	all, shorts = s.m.namesOf(svc.Service, s.who.ns)
-	for _, a := range s.m.aliases(s.who.ns)[svc.Host] {
+	for _, a := range s.m.aliases(s.who.eyes())[svc.Host] {
 		if r, _ := s.stranger(port, a); r != nil {
 			continue
 		}
@@ -283,7 +286,7 @@ func (s *Scope) wins(port uint16, domain string, c *claimant) bool {
 // full reports whether a domain is the whole name of a service at the port, or
 // of an alias of one.
 func (s *Scope) full(port uint16, domain string) bool {
-	svc := s.m.lookup(s.who.ns, domain)
+	svc := s.m.lookup(s.who.eyes(), domain)
 	return svc != nil && svc.speaksHTTP(port)
 }
 
@@ -291,7 +294,7 @@ func (s *Scope) full(port uint16, domain string) bool {
 // port; nil: none.
 func (s *Scope) rival(port uint16, x any, domain string) *claimant {
 	if o, ok := x.(*model.Service); ok {
-		svc := s.m.lookup(s.who.ns, o.Host)
+		svc := s.m.lookup(s.who.eyes(), o.Host)
 		if svc == nil {
 			return nil
 		}
@@ -330,7 +333,7 @@ func (m *Mesh) makeHTTPPort(k portAt, _ *model.HTTPTable) *model.HTTPTable {
 // virtualHosts of a port, by name.
 func (s *Scope) virtualHosts(port uint16) []*model.VirtualHost {
 	var out []*model.VirtualHost
-	for _, svc := range s.m.onPort(s.who.ns, port) {
+	for _, svc := range s.m.onPort(s.who.eyes(), port) {
 		if v := s.virtualHost(port, svc.Host); v != nil {
 			out = append(out, v)
 		}
@@ -351,7 +354,7 @@ func sortHosts(l []*model.VirtualHost) {
 // catchAll answers for hosts that the mesh does not know.
 func (s *Scope) catchAll() *model.VirtualHost {
 	v := &model.VirtualHost{Name: "block_all", Domains: []string{"*"}, BlackHole: true, IncludeAttempt: true}
-	if s.m.Settings.AllowAny {
+	if s.settings().AllowAny {
 		v.Name, v.BlackHole, v.AllowAny = "allow_any", false, true
 	}
 	return v
@@ -385,7 +388,7 @@ func (s *Scope) serviceTable(svc *service, port uint16) *model.HTTPTable {
 // proxyTable serves absolute-form requests for all ports: domains carry the port.
 func (s *Scope) proxyTable() *model.HTTPTable {
 	t := &model.HTTPTable{Name: "http_proxy", WithPort: true}
-	ports := portsOf(s.m.visible(s.who.ns))
+	ports := portsOf(s.m.visible(s.who.eyes()))
 	if !slices.Contains(ports, 80) {
 		ports = append(ports, 80)
 	}

@@ -36,11 +36,12 @@ func (m *Mesh) Scope(c model.Client) *Scope {
 }
 
 func (m *Mesh) scope(r model.Client) *Scope {
-	key := scopeKey(&r)
+	w := m.whoIs(&r)
+	key := scopeKey(&r, w.by)
 	if s := m.scopes[key]; s != nil {
 		return s
 	}
-	s := &Scope{m: m, key: key, client: r, who: who{r.Namespace, r.Labels}}
+	s := &Scope{m: m, key: key, client: r, who: w}
 	m.scopes[key], s.routes = s, s
 	if r.Role == model.Sidecar && (r.Host != "" || r.Locality != model.Locality{}) {
 		r.Host, r.Locality = "", model.Locality{}
@@ -103,7 +104,7 @@ func families(list []netip.Addr) []netip.Addr {
 	return out
 }
 
-func scopeKey(c *model.Client) string {
+func scopeKey(c *model.Client, by model.Ref) string {
 	var b strings.Builder
 	b.WriteString([]string{model.Sidecar: "sidecar", model.GatewayRole: "gateway"}[c.Role])
 	b.WriteString("|" + c.Namespace)
@@ -111,6 +112,9 @@ func scopeKey(c *model.Client) string {
 		b.WriteString("|" + strconv.Quote(k) + "=" + strconv.Quote(c.Labels[k]))
 	}
 	fmt.Fprintf(&b, "|%s|%q|%q", c.Network, c.Locality, c.Host)
+	if by != (model.Ref{}) {
+		b.WriteString("|sidecar=" + by.Namespace + "/" + by.Name)
+	}
 	for _, f := range c.Features {
 		b.WriteString("|+" + f)
 	}
@@ -185,20 +189,22 @@ func (s *Scope) Captured() bool {
 
 // part is an empty View for clients of the scope.
 func (s *Scope) part() *model.View {
-	return &model.View{Client: s.client, Settings: s.m.Settings}
+	return &model.View{Client: s.client, Settings: s.settings(), Elsewhere: s.elsewhere()}
 }
 
 // Own is what is one client's alone: who may come in, and of a gateway its
 // listeners, which hold that. Call it within Do.
 func (m *Mesh) Own(c model.Client) *model.View {
-	v := &model.View{Client: c, Settings: m.Settings, Aliases: m.aliasOf(c.Namespace)}
+	s := m.Scope(c)
+	v := s.part()
+	v.Client, v.Aliases = c, m.aliasOf(s.who.eyes())
 	server, authz := m.server(c.Namespace, c.Labels), m.authzOf(&c)
 	v.InboundDefault = m.policy(server, authz, 0)
 	if c.Role == model.Sidecar {
 		v.Inbound = m.inbound(&c, server, authz)
 		return v
 	}
-	g := m.tables.rest.Get(m.Scope(c))
+	g := m.tables.rest.Get(s)
 	v.Broken, v.Secrets, v.Servers, v.Refers = g.broken, g.secrets, g.servers, g.refers
 	if len(authz) > 0 {
 		v.Servers = make([]*model.GatewayPort, len(g.servers))
@@ -221,7 +227,7 @@ func (s *Scope) Hosts() []string {
 		}
 		return sortedKeys(hosts)
 	}
-	for _, x := range s.m.visible(s.client.Namespace) {
+	for _, x := range s.m.visible(s.who.eyes()) {
 		out = append(out, x.Host)
 	}
 	return out
@@ -229,7 +235,7 @@ func (s *Scope) Hosts() []string {
 
 // Clusters names the clusters of a host; false: it has none.
 func (s *Scope) Clusters(host string) (ClusterSet, bool) {
-	svc := s.m.lookup(s.who.ns, host)
+	svc := s.m.lookup(s.who.eyes(), host)
 	if svc == nil || svc.Host != host {
 		return ClusterSet{}, false
 	}
@@ -289,8 +295,15 @@ func (s *Scope) Ports() []uint16 {
 		return nil
 	}
 	ports := map[uint16]bool{80: true}
-	for _, p := range portsOf(s.m.visible(s.client.Namespace)) {
+	for _, p := range portsOf(s.m.visible(s.who.eyes())) {
 		ports[p] = true
+	}
+	if p := s.policy(); p != nil {
+		for _, e := range p.Egress {
+			if e.Port != nil {
+				ports[e.Port.Number] = true
+			}
+		}
 	}
 	return slices.Sorted(maps.Keys(ports))
 }
@@ -320,7 +333,7 @@ func (s *Scope) Rest() *model.View {
 }
 
 // Aliases lists the hosts that stand for another one; nil: none.
-func (s *Scope) Aliases() map[string]string { return s.m.aliasOf(s.who.ns) }
+func (s *Scope) Aliases() map[string]string { return s.m.aliasOf(s.who.eyes()) }
 
 func (s *Scope) site(port uint16) *site {
 	return &site{m: s.m, who: s.who, gateway: "mesh", port: port}

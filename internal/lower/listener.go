@@ -1,6 +1,7 @@
 package lower
 
 import (
+	"cmp"
 	"net/netip"
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -85,10 +86,14 @@ func (l *Lowering) virtualOutbound() *listenerpb.Listener {
 func (l *Lowering) otherwise(name string) *listenerpb.FilterChain {
 	to := blackHoleCluster
 	if l.v.Settings.AllowAny {
-		to = passthroughCluster
+		to = l.elsewhere()
 	}
 	return &listenerpb.FilterChain{Name: name, Filters: []*listenerpb.Filter{l.tcpTo(to)}}
 }
+
+// elsewhere is the cluster for what is not known, where any destination is
+// allowed.
+func (l *Lowering) elsewhere() string { return cmp.Or(l.v.Elsewhere, passthroughCluster) }
 
 // outbound is one listener of a sidecar towards the mesh.
 func (l *Lowering) outbound(o *model.Outbound) *listenerpb.Listener {

@@ -129,7 +129,7 @@ func (l *Lowering) virtualHost(h *model.VirtualHost, domains []string, proxy boo
 		out.Routes = append(out.Routes, &routepb.Route{
 			Name:   "allow_any",
 			Match:  everything(),
-			Action: &routepb.Route_Route{Route: plainAction(passthroughCluster)},
+			Action: &routepb.Route_Route{Route: plainAction(l.elsewhere())},
 		})
 	case h.AllowAny || h.BlackHole:
 		out.Routes = append(out.Routes, &routepb.Route{

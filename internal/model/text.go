@@ -109,6 +109,7 @@ func fragment(f *form, x *Fragment) {
 	objects(f, "gateway", &x.Gateways, textGateway)
 	objects(f, "mtls", &x.MTLS, textMTLS)
 	objects(f, "authz", &x.Authz, textAuthz)
+	objects(f, "sidecar", &x.Sidecars, textSidecar)
 	objects(f, "secret", &x.Secrets, textSecret)
 	objects(f, "status", &x.Statuses, textStatus)
 }

@@ -69,6 +69,9 @@ type View struct {
 	// Aliases are hosts that stand for another one, which has the clusters
 	// (ExternalName Services of services in the mesh).
 	Aliases map[string]string
+	// Elsewhere is the cluster that gets what no listener or route is for, when
+	// any destination is allowed; empty: where the client dialled.
+	Elsewhere string
 	// InboundDefault applies to captured connections to ports no service declares.
 	InboundDefault InboundPolicy
 }

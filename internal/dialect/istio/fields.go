@@ -69,6 +69,12 @@ networking.v1alpha3.ServicePort: number protocol name targetPort
 networking.v1alpha3.WorkloadEntry: address ports labels network locality weight serviceAccount
 networking.v1alpha3.WorkloadSelector: labels
 
+networking.v1alpha3.Sidecar: workloadSelector ingress egress inboundConnectionPool outboundTrafficPolicy
+networking.v1alpha3.IstioIngressListener: port captureMode defaultEndpoint connectionPool
+networking.v1alpha3.IstioEgressListener: port bind captureMode hosts
+networking.v1alpha3.SidecarPort: number protocol name
+networking.v1alpha3.OutboundTrafficPolicy: mode egressProxy
+
 mesh.v1alpha1.MeshConfig: connectTimeout tcpKeepalive accessLogFile accessLogFormat accessLogEncoding outboundTrafficPolicy enableAutoMtls rootNamespace defaultServiceExportTo defaultVirtualServiceExportTo defaultDestinationRuleExportTo h2UpgradePolicy pathNormalization defaultHttpRetryPolicy defaultTrafficPolicy localityLbSetting
 mesh.v1alpha1.MeshConfig.OutboundTrafficPolicy: mode
 mesh.v1alpha1.MeshConfig.ProxyPathNormalization: normalization
@@ -98,6 +104,9 @@ var effects = map[string]string{
 	"networking.v1alpha3.HTTPFaultInjection.Delay.exponentialDelay": ": nothing is delayed (Istio does not implement it either)",
 	"networking.v1alpha3.HTTPFaultInjection.Abort.http2Error":       ": nothing is aborted (Istio does not implement it either)",
 	"networking.v1alpha3.L4MatchAttributes.sourceSubnet":            ": Istio ignores it too",
+	"networking.v1alpha3.IstioIngressListener.bind":                 ": the port is taken at every address of the workload",
+	"networking.v1alpha3.IstioIngressListener.tls":                  ": the port speaks what PeerAuthentication says",
+	"networking.v1alpha3.SidecarPort.targetPort":                    ": Istio ignores it too",
 	"networking.v1alpha3.Port.targetPort":                           ": the Service in front of the gateway chooses it, as with Istio",
 	"networking.v1alpha3.ClientTLSSettings.caCrl":                   ": revoked certificates are accepted",
 	"networking.v1alpha3.ServerTLSSettings.caCrl":                   ": revoked certificates are accepted",

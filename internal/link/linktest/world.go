@@ -35,13 +35,14 @@ func (w *World) Fragment() model.Fragment {
 	f.Namespaces, f.Services, f.Workloads = slices.Clone(f.Namespaces), slices.Clone(f.Services), slices.Clone(f.Workloads)
 	f.RouteSets, f.Destinations, f.Gateways = slices.Clone(f.RouteSets), slices.Clone(f.Destinations), slices.Clone(f.Gateways)
 	f.MTLS, f.Authz, f.Secrets = slices.Clone(f.MTLS), slices.Clone(f.Authz), slices.Clone(f.Secrets)
+	f.Sidecars = slices.Clone(f.Sidecars)
 	return f
 }
 
 // Step changes one object: it comes, goes or is replaced. It says which.
 func (w *World) Step() string { return w.change(w.r.IntN(kinds)) }
 
-const kinds = 9
+const kinds = 10
 
 func (w *World) change(kind int) string {
 	w.n++
@@ -62,6 +63,8 @@ func (w *World) change(kind int) string {
 		return alter(w, &w.f.MTLS, 4, w.mtls)
 	case 7:
 		return alter(w, &w.f.Authz, 4, w.authz)
+	case 8:
+		return alter(w, &w.f.Sidecars, 4, w.sidecar)
 	default:
 		return alter(w, &w.f.Secrets, 2, w.secret)
 	}
@@ -320,6 +323,33 @@ func (w *World) authz() *model.AuthzPolicy {
 		Name: name, Namespace: ns, Selector: pick(w, nil, w.labels()), Action: pick(w, model.Allow, model.Deny), Origin: o,
 		Rules: []model.AuthzRule{{To: []model.AuthzOperation{{Methods: []string{pick(w, "GET", "POST")}}}, Origin: o}},
 	}
+}
+
+func (w *World) sidecar() *model.SidecarPolicy {
+	ns, name := w.ns(), pick(w, "d1", "d2")
+	o := w.origin("Sidecar", ns, name)
+	yes := true
+	p := &model.SidecarPolicy{
+		Name: name, Namespace: ns, Selector: pick(w, nil, nil, w.labels()), AllowAny: pick(w, nil, &yes, new(bool)), Origin: o,
+		EgressProxy: pick(w, nil, nil, &model.Backend{Host: w.host(), Port: 80}),
+	}
+	if w.odds(3) {
+		p.Ingress = []model.SidecarIngress{{Port: model.Port{Number: 8080, Protocol: model.HTTP}, App: 9090, Loopback: w.odds(2), Origin: o}}
+	}
+	for range w.r.IntN(3) {
+		e := model.SidecarEgress{Origin: o}
+		if len(p.Egress) == 0 && w.odds(2) {
+			e.Port = &model.Port{Number: pick[uint16](w, 80, 443, 8080), Protocol: model.HTTP}
+			if w.odds(2) {
+				e.Bind, e.Socket = "127.0.0.1", w.odds(2)
+			}
+		}
+		for range 1 + w.r.IntN(3) {
+			e.Hosts = append(e.Hosts, model.SidecarHost{Not: w.odds(4), Namespace: pick(w, "*", ".", "a", "b"), Host: pick(w, "*", "*", w.host())})
+		}
+		p.Egress = append(p.Egress, e)
+	}
+	return p
 }
 
 func (w *World) secret() *model.Secret {
