@@ -121,9 +121,9 @@ func (e *Env) Serve(a *Accepted) (*Conn, stream.Codec) {
 		e.conns = map[*Conn]struct{}{}
 	}
 	e.conns[c] = struct{}{}
+	a.Wire.Lazy(true)
 	if a.HTTP2 {
 		c.h2 = http2.NewServer(a.Wire, c, e.h2Options(c))
-		a.Wire.Lazy(true)
 		c.startIdle()
 		return c, c
 	}

@@ -209,8 +209,10 @@ func (c *Conn) Connected() bool { return c.connected && c.phase != gone }
 // Closed reports whether the connection has ended, or is ending.
 func (c *Conn) Closed() bool { return c.phase > open }
 
-// Lazy makes pending output leave at the end of the round (true) instead of
-// the end of the event: one write for all that happened meanwhile.
+// Lazy makes pending output leave together with that of some other connections,
+// at the latest at the end of the round (true), instead of at the end of the
+// event: one write for all that happened meanwhile, and fewer wakings of those
+// who are sent to.
 func (c *Conn) Lazy(on bool) { c.lazy = on }
 
 // SetSealer puts TLS between codec and socket. Pending output leaves as it is.

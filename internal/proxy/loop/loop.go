@@ -21,6 +21,10 @@ const (
 	sealStep   = 48 << 10 // plain bytes sealed at a time
 	postLimit  = 1 << 16  // functions waiting in Post
 	flushLimit = 4096     // connections flushed per round
+	// lazyBatch is how many lazy connections wait for each other. Who is sent
+	// to while it sleeps must be woken, which costs as much as half of the
+	// sending; who gets several things at once is woken for the first.
+	lazyBatch = 16
 )
 
 // base is the zero of Now, common to all loops.
@@ -67,7 +71,7 @@ type Loop struct {
 	trimFn   func()
 	pipes    pipes
 	eager    []*Conn // to flush after the event
-	lazy     []*Conn // to flush after the round
+	lazy     []*Conn // to flush after some events, at the latest after the round
 	ready    []*Conn // to continue after the events
 	doing    []*Conn
 	doingAt  int
@@ -469,6 +473,9 @@ func (l *Loop) round() (done bool) {
 		l.evi++
 		l.dispatch(ev)
 		l.flush(&l.eager)
+		if len(l.lazy) >= lazyBatch {
+			l.flush(&l.lazy)
+		}
 	}
 	for {
 		t := l.wheel.pop(l.now / int64(tick))

@@ -101,12 +101,12 @@ func (u *upconn) ready(h *mtls.Handshake, err error) {
 		}
 	}
 	g.dialing--
+	u.wire.Lazy(true)
 	switch {
 	case alpn == Bridge, alpn == "h2", g.h2 && alpn != "http/1.1":
 		u.via.HTTP2, u.via.Bridged = true, u.via.Ours && !g.h2
 		u.h2 = http2.NewClient(u.wire, &p.h2)
 		p.byH2[u.h2] = u
-		u.wire.Lazy(true)
 		g.shared = true
 		g.multi = append(g.multi, u)
 		if u.via.Bridged && u.counted { // only virtual connections count
