@@ -12,5 +12,5 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "guard" {
 		os.Exit(guard.Main(os.Args[2:], os.Stderr))
 	}
-	os.Exit(proxy.Main(os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(proxy.Main(os.Args[0], os.Args[1:], os.Stdout, os.Stderr))
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/kube"
 )
 
 // Bootstrap is all that a proxy is told at its start; the rest comes by xDS.
@@ -45,6 +47,9 @@ type Bootstrap struct {
 	HostPorts []uint16 `json:"hostPorts,omitempty"`
 	Features  []string `json:"features,omitempty"` // declared to the control plane; nil: all
 	NoBridge  bool     `json:"noBridge,omitempty"` // never carry HTTP/1 as HTTP/2 between sidecars
+
+	// Pod is what a pod's environment says; nil: we are in none.
+	Pod *kube.Pod `json:"-"`
 }
 
 // Workload is what telemetry says about this proxy's own side.

@@ -21,6 +21,10 @@ func (p *Proxy) feed(ctx context.Context) error {
 	if b.NoBridge {
 		features = nil
 	}
+	node := feed.Node{ID: b.ID, UserAgent: "tulle-proxy", Features: features}
+	if b.Pod != nil {
+		node.Metadata = b.Pod.Metadata
+	}
 	f, err := feed.New(feed.Config{
 		Address:   b.XDS,
 		Identity:  b.ID,
@@ -29,7 +33,7 @@ func (p *Proxy) feed(ctx context.Context) error {
 		StateDir:  b.StateDir,
 		SecretDir: b.SecretDir,
 		Names:     p.names != nil,
-		Node:      feed.Node{ID: b.ID, UserAgent: "tulle-proxy", Features: features},
+		Node:      node,
 		Gate:      p.group.Gate().Do,
 		Publish:   func(s *conf.Snapshot) { p.publish(ctx, s) },
 		Log:       p.log,
@@ -49,7 +53,7 @@ func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 	if trust {
 		p.reverify(ctx)
 	}
-	s = p.withHostPorts(s)
+	s = p.bothFamilies(p.withHostPorts(s))
 	if s.Names != nil && p.names != nil {
 		p.names.Update(s.Names)
 	}

@@ -156,6 +156,11 @@ func (p *Proxy) assume(ctx context.Context, h *heritage) error {
 		p.admin = a
 		p.mu.Unlock()
 	}
+	if p.boot.Pod != nil {
+		if err := p.servePod(); err != nil {
+			return err
+		}
+	}
 	if p.boot.RestartSocket == "" {
 		return nil
 	}
@@ -306,10 +311,8 @@ func (p *Proxy) hand() (map[string]int, error) {
 	if p.restart != nil {
 		each(keyRestart+p.boot.RestartSocket, p.restart)
 	}
-	if p.inside != nil {
-		for k, c := range p.inside.names {
-			each(keyNames+k, c)
-		}
+	for k, c := range p.nameSockets {
+		each(keyNames+k, c)
 	}
 	if err != nil {
 		for _, fd := range out {
@@ -329,6 +332,10 @@ func (p *Proxy) retire(successor bool) {
 		p.admin.close(!successor)
 		p.admin = nil
 	}
+	for _, d := range p.podDoors {
+		d.close(false)
+	}
+	p.podDoors = nil
 	if p.restart != nil {
 		_ = p.restart.Close()
 		p.restart = nil
@@ -336,9 +343,7 @@ func (p *Proxy) retire(successor bool) {
 			_ = os.Remove(p.boot.RestartSocket)
 		}
 	}
-	if p.inside != nil {
-		p.inside.closeNames()
-	}
+	p.closeNames()
 }
 
 // served sockets that names are answered on.

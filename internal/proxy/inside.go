@@ -22,10 +22,9 @@ import (
 // for the program, stays in the namespace that we live in.
 type inside struct {
 	agent  *fds.Client
-	names  map[string]nameSocket // sockets of the name server
-	urgent *fds.Client           // of the loops, which do not wait for what others ask
-	stock  [2]stock              // IPv4, IPv6
-	low    chan int              // which stock to fill up
+	urgent *fds.Client // of the loops, which do not wait for what others ask
+	stock  [2]stock    // IPv4, IPv6
+	low    chan int    // which stock to fill up
 }
 
 // stock is sockets that are ready to dial with.
@@ -59,7 +58,7 @@ func openInside(path string) (*inside, error) {
 		c.Close()
 		return nil, err
 	}
-	in := &inside{agent: c, urgent: urgent, names: map[string]nameSocket{}, low: make(chan int, 2)}
+	in := &inside{agent: c, urgent: urgent, low: make(chan int, 2)}
 	for i := range in.stock {
 		in.stock[i].fds = make(chan int, 4*stockSize)
 	}
@@ -84,7 +83,6 @@ func (in *inside) close() {
 	}
 	in.agent.Close()
 	in.urgent.Close()
-	in.closeNames()
 	for i := range in.stock {
 		for {
 			select {
@@ -95,14 +93,6 @@ func (in *inside) close() {
 			}
 			break
 		}
-	}
-}
-
-// closeNames ends the name server; not at the same time from several places.
-func (in *inside) closeNames() {
-	for k, c := range in.names {
-		_ = c.Close()
-		delete(in.names, k)
 	}
 }
 

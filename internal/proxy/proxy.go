@@ -1,28 +1,20 @@
 package proxy
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"os"
-	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tulle-mesh/tulle/internal/proxy/agent"
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/dns"
@@ -67,62 +59,14 @@ type Proxy struct {
 	names     *dns.Server // nil: the program asks others
 	inside    *inside     // the program's own namespace; nil: it lives in ours
 
-	mu      sync.Mutex // of what retire ends
-	admin   *admin
-	restart *net.UnixListener
-}
+	mu          sync.Mutex // of what retire ends
+	admin       *door
+	podDoors    []*door
+	restart     *net.UnixListener
+	nameSockets map[string]nameSocket
 
-// Main is the program: it reads flags and the bootstrap, runs until a signal,
-// drains, and returns the exit code.
-func Main(args []string, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == "agent" {
-		return agent.Main(args[1:], stderr)
-	}
-	fs := flag.NewFlagSet("tulle-proxy", flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	file := fs.String("bootstrap", "", "bootstrap file (JSON)")
-	drain := fs.Duration("drain", 0, "how long requests may take to end after SIGTERM (default: the bootstrap's, else 5s); a second signal ends at once")
-	accept := fs.Duration("drain-accept", 0, "for how long of that new connections are still taken (default: the bootstrap's, else none)")
-	restart := fs.String("restart-socket", "", "unix socket at which a new process takes over from the running one (default: the bootstrap's)")
-	level := fs.String("log-level", "info", "debug, info, warn or error; messages go to standard error")
-	fs.Usage = func() {
-		fmt.Fprintln(stderr, "tulle-proxy is Tulle's data plane; tulle run, tulle up and the injector start it.\n\nusage: tulle-proxy --bootstrap FILE")
-		fs.PrintDefaults()
-	}
-	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return 0
-		}
-		return 2
-	}
-	if *file == "" || fs.NArg() > 0 {
-		fs.Usage()
-		return 2
-	}
-	var lv slog.Level
-	if err := lv.UnmarshalText([]byte(*level)); err != nil {
-		fmt.Fprintf(stderr, "tulle-proxy: --log-level %s: want debug, info, warn or error\n", *level)
-		return 2
-	}
-	boot, err := ReadBootstrap(*file)
-	if err != nil {
-		fmt.Fprintln(stderr, "tulle-proxy:", err)
-		return 2
-	}
-	boot.Drain, boot.DrainAccept = cmp.Or(Duration(*drain), boot.Drain), cmp.Or(Duration(*accept), boot.DrainAccept)
-	boot.RestartSocket = cmp.Or(*restart, boot.RestartSocket)
-	said := newMessages(stderr)
-	defer said.close()
-	log := slog.New(slog.NewTextHandler(said, &slog.HandlerOptions{Level: lv}))
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer cancel()
-	context.AfterFunc(ctx, cancel) // a second signal ends it at once
-	if err := Run(ctx, boot, log); err != nil {
-		said.close()
-		fmt.Fprintln(stderr, "tulle-proxy:", err)
-		return 1
-	}
-	return 0
+	wide      widened       // of publish
+	unscraped atomic.Uint64 // scrapes of the program that failed
 }
 
 // Run runs a proxy until ctx ends and its requests have ended too.
@@ -143,8 +87,14 @@ func Run(ctx context.Context, boot *Bootstrap, log *slog.Logger) error {
 		log.Info("has the sockets of the predecessor; taking over when ready", "pid", h.pid, "sockets", len(h.fds))
 	}
 	p.inheritListeners(h)
-	if p.inside != nil {
+	defer p.retire(false)
+	if p.inside != nil || boot.Pod != nil && boot.Pod.DNS {
 		if err := p.serveNames(h); err != nil {
+			return err
+		}
+	}
+	if boot.Pod != nil && boot.Pod.Capture {
+		if err := p.hold(); err != nil {
 			return err
 		}
 	}
@@ -159,7 +109,6 @@ func Run(ctx context.Context, boot *Bootstrap, log *slog.Logger) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- p.group.Run(loops) }()
-	defer p.retire(false)
 	if h.conn == nil {
 		if err := p.assume(running, h); err != nil {
 			return err
@@ -203,7 +152,7 @@ func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
 	runtime.GOMAXPROCS(n + 1)
 	debug.SetGCPercent(50)
 	p := &Proxy{boot: boot, log: log, memory: overload.New(overload.Limit(), overload.Used), started: time.Now(), served: make(chan struct{}), unfed: make(chan struct{}),
-		goodbye: make(chan struct{})}
+		goodbye: make(chan struct{}), nameSockets: map[string]nameSocket{}}
 	p.snapshot.Store(conf.NewSnapshot())
 	var err error
 	if boot.Agent != "" {

@@ -20,7 +20,7 @@ import (
 // Main runs a package's tests, or is tulle-proxy when a Place started it.
 func Main(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == word {
-		os.Exit(proxy.Main(os.Args[2:], os.Stdout, os.Stderr))
+		os.Exit(proxy.Main(os.Args[0], os.Args[2:], os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
 }

@@ -40,6 +40,10 @@ type Options struct {
 	// Resolvers are asked for all other names, in order; called for every
 	// question.
 	Resolvers func() []netip.AddrPort
+	// Elsewhere says that the resolvers are the cluster's own: they are asked
+	// for names below Domain too that the table does not have, for records that
+	// are no addresses, and for everything as long as there is no table.
+	Elsewhere bool
 	Log       *slog.Logger // nil: slog.Default
 }
 
@@ -224,12 +228,15 @@ func (s *Server) local(q *question, stream bool) []byte {
 		s.answered.Add(1)
 		return reply(q, dnsmessage.RCodeSuccess, []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, stream)
 	}
-	ours := q.name == s.o.Domain || strings.HasSuffix(q.name, "."+s.o.Domain)
+	ours := !s.o.Elsewhere && (q.name == s.o.Domain || strings.HasSuffix(q.name, "."+s.o.Domain))
 	t := s.table.Load()
 	if t == nil {
 		if ours {
 			return s.fail(q)
 		}
+		return nil
+	}
+	if s.o.Elsewhere && q.q.Type != dnsmessage.TypeA && q.q.Type != dnsmessage.TypeAAAA {
 		return nil
 	}
 	if list, ok := t.find(q.name); ok && q.q.Class == dnsmessage.ClassINET {
