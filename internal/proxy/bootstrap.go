@@ -46,7 +46,11 @@ type Bootstrap struct {
 	// its localhost; with Agent only.
 	HostPorts []uint16 `json:"hostPorts,omitempty"`
 	Features  []string `json:"features,omitempty"` // declared to the control plane; nil: all
-	NoBridge  bool     `json:"noBridge,omitempty"` // never carry HTTP/1 as HTTP/2 between sidecars
+	// OnDemand asks for destinations when they are first used, instead of for all
+	// of the mesh; for sidecars that capture connections, if the control plane
+	// does so too.
+	OnDemand bool `json:"onDemand,omitempty"`
+	NoBridge bool `json:"noBridge,omitempty"` // never carry HTTP/1 as HTTP/2 between sidecars
 
 	// Pod is what a pod's environment says; nil: we are in none.
 	Pod *kube.Pod `json:"-"`

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/ext"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/feed"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
@@ -21,6 +22,9 @@ func (p *Proxy) feed(ctx context.Context) error {
 	if b.NoBridge {
 		features = nil
 	}
+	if p.board != nil {
+		features = append(features[:len(features):len(features)], ext.Demand)
+	}
 	node := feed.Node{ID: b.ID, UserAgent: "tulle-proxy", Features: features}
 	if b.Pod != nil {
 		node.Metadata = b.Pod.Metadata
@@ -32,7 +36,8 @@ func (p *Proxy) feed(ctx context.Context) error {
 		CAFile:    b.CAFile,
 		StateDir:  b.StateDir,
 		SecretDir: b.SecretDir,
-		Names:     p.names != nil,
+		Names:     p.names != nil && p.board == nil,
+		Demand:    p.demand(),
 		Node:      node,
 		Gate:      p.group.Gate().Do,
 		Publish:   func(s *conf.Snapshot) { p.publish(ctx, s) },

@@ -18,7 +18,7 @@ const dnsPort = 15053
 // names too.
 func (p *Proxy) serveNames(h *heritage) error {
 	p.names = dns.New(dns.Options{Namespace: p.boot.Workload.Namespace, Resolvers: dns.System("/etc/resolv.conf"),
-		Elsewhere: p.boot.Pod != nil, Log: p.log})
+		Elsewhere: p.boot.Pod != nil, Demand: p.board, Log: p.log})
 	open := p.ownNameSockets
 	if p.inside != nil {
 		open = func(at netip.AddrPort) (*net.UDPConn, *net.TCPListener, error) { return p.insideNameSockets(h, at) }

@@ -23,6 +23,7 @@ func (p *Proxy) pages() map[string]page {
 		"GET /stats/prometheus":  p.statsPage,
 		"GET /clusters":          p.clustersPage,
 		"GET /listeners":         p.listenersPage,
+		"GET /lookups":           p.lookupsPage,
 		"GET /server_info":       p.infoPage,
 		"POST /drain_listeners":  p.drainPage,
 		"POST /drain":            p.gracePage,

@@ -17,8 +17,10 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/demand"
 	"github.com/tulle-mesh/tulle/internal/proxy/dns"
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
+	"github.com/tulle-mesh/tulle/internal/proxy/feed"
 	"github.com/tulle-mesh/tulle/internal/proxy/listen"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
 	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
@@ -56,8 +58,10 @@ type Proxy struct {
 	goodbye   chan struct{}          // closed when it was told so
 	stop      context.CancelFunc
 	hostPorts []hostPort
-	names     *dns.Server // nil: the program asks others
-	inside    *inside     // the program's own namespace; nil: it lives in ours
+	names     *dns.Server   // nil: the program asks others
+	board     *demand.Board // nil: all of the mesh is asked for
+	counts    *feed.Counts  // of board's lookups
+	inside    *inside       // the program's own namespace; nil: it lives in ours
 
 	mu          sync.Mutex // of what retire ends
 	admin       *door
@@ -172,14 +176,17 @@ func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
 	w := boot.Workload
 	local := telemetry.Workload{Name: w.Name, Namespace: w.Namespace, Canonical: w.Canonical, Revision: w.Revision,
 		App: w.App, Version: w.Version, Cluster: w.Cluster}
+	if boot.OnDemand && !boot.Workload.Gateway {
+		p.board, p.counts = demand.New(p.group.Loops()), &feed.Counts{}
+	}
 	for _, l := range p.group.Loops() {
 		k := &worker{p: p, loop: l, pool: pool.New(l, pool.Options{TLS: p.tls, NoBridge: boot.NoBridge, Dial: p.inside.dialer()})}
 		k.http = exchange.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Snapshot: p.snapshot.Load, Reporter: k,
-			Memory: p.memory, Node: exchange.Node{Local: local, Tell: tell(&local)}}
-		k.tcp = tcp.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Reporter: k, Local: local}
+			Memory: p.memory, Desk: p.board.Desk(l.ID()), Node: exchange.Node{Local: local, Tell: tell(&local)}}
+		k.tcp = tcp.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Reporter: k, Local: local, Desk: p.board.Desk(l.ID())}
 		p.workers = append(p.workers, k)
 	}
-	p.sockets = listen.New(p.group, listen.Options{Accepted: p.accepted, Refused: p.unmatched, Open: p.inside.opener(),
+	p.sockets = listen.New(p.group, listen.Options{Accepted: p.accepted, Refused: p.unmatched, Unknown: p.unknown, Demand: p.board, Open: p.inside.opener(),
 		Limit: connectionLimit(), Refuse: p.refuses})
 	p.waiting.Store("the control plane has not answered yet")
 	p.gauges()
@@ -286,6 +293,7 @@ func (p *Proxy) gauges() {
 		return float64(n)
 	})
 	p.memoryGauges()
+	p.demandGauges()
 	p.telemetry.CounterFunc("tulle_proxy_panics_total", "Events that ended in an internal error.", func() float64 { return float64(p.group.Panics()) })
 	p.telemetry.Gauge("tulle_proxy_uptime_seconds", "Time since the start.", func() float64 { return time.Since(p.started).Seconds() })
 }

@@ -45,11 +45,21 @@ func (p *Proxy) accepted(c *listen.Accepted) {
 
 // unmatched notes a connection that no chain takes; it is being closed.
 func (p *Proxy) unmatched(c *listen.Accepted) {
+	p.turnedAway(c, telemetry.FlagNR, "filter_chain_not_found")
+}
+
+// unknown notes a connection to the mesh whose destination could not be looked
+// up; it is being closed.
+func (p *Proxy) unknown(c *listen.Accepted) {
+	p.turnedAway(c, telemetry.NotLearnt.Flag, telemetry.NotLearnt.Details)
+}
+
+func (p *Proxy) turnedAway(c *listen.Accepted, flag telemetry.Flags, why string) {
 	w := p.workers[c.Conn.Loop().ID()]
 	now := w.loop.Now()
 	r := telemetry.Record{Start: w.loop.Wall(), Begin: now, End: now, TCP: true, Inbound: c.Listener.Inbound,
 		Downstream: c.Conn.Remote(), Direct: c.Conn.Remote(), DownstreamLocal: c.Info.Destination, SNI: c.Info.SNI,
-		Flags: telemetry.FlagNR, Details: "filter_chain_not_found", Local: &w.http.Node.Local}
+		Flags: flag, Details: why, Local: &w.http.Node.Local}
 	p.telemetry.Refused(w.loop.ID(), &r, c.Listener.AccessLog)
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/ext"
 )
 
 // Load makes a Snapshot of encoded resources, by type URL and name; without
@@ -52,12 +54,15 @@ func (s *Snapshot) Decode(url, name string, b []byte) error {
 		s.Secrets[name] = n
 	case *NameTable:
 		s.Names = n
+	case *ext.Index:
+		s.Index = n
 	}
 	return nil
 }
 
 // Decode makes the node of one resource: *Listener, *RouteTable, *Cluster,
-// *Endpoints or *Secret. A resource that is not named so is refused.
+// *Endpoints, *Secret, *NameTable, *ext.Index or *ext.Host. A resource that is
+// not named so is refused.
 func Decode(url, name string, b []byte) (any, error) {
 	var n any
 	var own string
@@ -93,6 +98,12 @@ func Decode(url, name string, b []byte) (any, error) {
 		if s, err = DecodeSecret(b); err == nil {
 			n, own = s, s.Name
 		}
+	case ext.IndexType:
+		n, err = ext.ParseIndex(b)
+		own = ext.IndexName
+	case ext.HostType:
+		n, err = ext.ParseHost(b)
+		own = name
 	default:
 		err = refuse("", "type %s is not known", url)
 	}

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"regexp"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/ext"
 )
 
 // Listener is one envoy.config.listener.v3.Listener.
@@ -711,5 +713,6 @@ type Snapshot struct {
 	Endpoints map[string]*Endpoints
 	Secrets   map[string]*Secret
 	Names     *NameTable // nil: none was asked for
+	Index     *ext.Index // nil: none was asked for
 	Version   uint64
 }

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/demand"
 )
 
 // Bounds.
@@ -44,7 +46,10 @@ type Options struct {
 	// for names below Domain too that the table does not have, for records that
 	// are no addresses, and for everything as long as there is no table.
 	Elsewhere bool
-	Log       *slog.Logger // nil: slog.Default
+	// Demand is where a sidecar on demand looks names up; nil, or as long as it
+	// knows nothing: a table has them.
+	Demand *demand.Board
+	Log    *slog.Logger // nil: slog.Default
 }
 
 // Server answers questions. Safe for concurrent use.
@@ -105,7 +110,7 @@ func (s *Server) Packets(c net.PacketConn) {
 		q.raw = append([]byte(nil), q.raw...)
 		go func() {
 			defer func() { <-s.forwards }()
-			_, _ = c.WriteTo(s.forward(q, "udp"), from)
+			_, _ = c.WriteTo(s.elsewhere(q, "udp"), from)
 		}()
 	}
 }
@@ -151,7 +156,7 @@ func (s *Server) stream(c net.Conn) {
 		}
 		out := s.local(q, true)
 		if out == nil {
-			out = s.forward(q, "tcp")
+			out = s.elsewhere(q, "tcp")
 		}
 		_ = c.SetDeadline(time.Now().Add(idleStream))
 		if err := writeMessage(c, out); err != nil {
@@ -229,6 +234,9 @@ func (s *Server) local(q *question, stream bool) []byte {
 		return reply(q, dnsmessage.RCodeSuccess, []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, stream)
 	}
 	ours := !s.o.Elsewhere && (q.name == s.o.Domain || strings.HasSuffix(q.name, "."+s.o.Domain))
+	if known := s.o.Demand.Learnt(); known != nil {
+		return s.learnt(known, q, ours, stream)
+	}
 	t := s.table.Load()
 	if t == nil {
 		if ours {
@@ -236,7 +244,7 @@ func (s *Server) local(q *question, stream bool) []byte {
 		}
 		return nil
 	}
-	if s.o.Elsewhere && q.q.Type != dnsmessage.TypeA && q.q.Type != dnsmessage.TypeAAAA {
+	if s.passes(q) {
 		return nil
 	}
 	if list, ok := t.find(q.name); ok && q.q.Class == dnsmessage.ClassINET {
@@ -246,11 +254,55 @@ func (s *Server) local(q *question, stream bool) []byte {
 	if !ours {
 		return nil
 	}
+	return s.unknown(q, stream)
+}
+
+// passes reports whether the cluster's own resolvers answer, whatever is asked
+// for by that name.
+func (s *Server) passes(q *question) bool {
+	return s.o.Elsewhere && q.q.Type != dnsmessage.TypeA && q.q.Type != dnsmessage.TypeAAAA
+}
+
+// unknown answers for a name of the cluster's domain that nobody has.
+func (s *Server) unknown(q *question, stream bool) []byte {
 	s.answered.Add(1)
 	if q.name == s.o.Domain || q.name == "svc."+s.o.Domain {
 		return reply(q, dnsmessage.RCodeSuccess, nil, stream) // there are names below
 	}
 	return reply(q, dnsmessage.RCodeNameError, nil, stream)
+}
+
+// learnt answers from what was looked up; nil: somebody has to be asked.
+func (s *Server) learnt(known *conf.Learnt, q *question, ours, stream bool) []byte {
+	a := known.Host(q.name)
+	switch {
+	case s.passes(q):
+		return nil
+	case a != nil && !a.None() && q.q.Class == dnsmessage.ClassINET:
+		a.Use(time.Now().Unix())
+		s.answered.Add(1)
+		return reply(q, dnsmessage.RCodeSuccess, a.Host.Addresses, stream)
+	case a == nil && known.Index.MayName(q.name), !ours:
+		return nil
+	}
+	return s.unknown(q, stream)
+}
+
+// elsewhere answers a question that local could not: by the control plane when
+// the name may be the mesh's, by other resolvers when it is not. Its goroutine
+// waits.
+func (s *Server) elsewhere(q *question, network string) []byte {
+	known := s.o.Demand.Learnt()
+	if known == nil || s.passes(q) || known.Host(q.name) != nil || !known.Index.MayName(q.name) {
+		return s.forward(q, network)
+	}
+	if err := s.o.Demand.Ask(context.Background(), conf.Lookup{Kind: conf.LookupHost, Name: q.name}); err != nil && !s.o.Elsewhere {
+		return s.fail(q)
+	}
+	if out := s.local(q, network == "tcp"); out != nil {
+		return out
+	}
+	return s.forward(q, network)
 }
 
 func (s *Server) fail(q *question) []byte {

@@ -47,6 +47,7 @@ type Conn struct {
 	seen       uint64 // Env.epoch of the configuration it has
 	active     int
 	served     uint32 // requests
+	port       uint16 // on which hosts are looked up; 0: they are not
 	bridge     bool   // an authenticated tulle1 connection
 	draining   bool
 	secure     *mtls.Handshake // nil: no TLS
@@ -111,6 +112,9 @@ func (e *Env) Serve(a *Accepted) (*Conn, stream.Codec) {
 		original: a.Original, secure: a.Secure}
 	if a.Peer.TLS || a.Peer.SNI != "" {
 		c.peer = &party{Peer: a.Peer}
+	}
+	if e.Desk != nil {
+		c.port = a.Listener.OwnPort()
 	}
 	a.Wire.Local() // known from here on, also when it is closed
 	c.bridge = a.Peer.ALPN == "tulle1" && a.Peer.Mutual
@@ -250,7 +254,7 @@ func (c *Conn) Accept(s stream.Stream, h *stream.Head, end bool) stream.Peer {
 // with this request.
 func (c *Conn) refresh(snap *conf.Snapshot) {
 	l := snap.Listeners[c.listener.Name]
-	if l == c.listener {
+	if l == c.listener || l == nil && c.env.Desk.Forgot(c.listener.Name) {
 		return
 	}
 	if ch := SameChain(l, c.chain); ch != nil {

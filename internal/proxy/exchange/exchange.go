@@ -7,6 +7,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/demand"
 	"github.com/tulle-mesh/tulle/internal/proxy/filter/fault"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
 	"github.com/tulle-mesh/tulle/internal/proxy/overload"
@@ -25,6 +26,7 @@ type Env struct {
 	Reporter  Reporter
 	Node      Node
 	Memory    *overload.Watch // nil: never short
+	Desk      *demand.Desk    // nil: nothing is looked up
 	codecs    codecs
 	conns     map[*Conn]struct{}
 	latest    *conf.Snapshot // as last seen, and how many were seen
@@ -110,6 +112,8 @@ type life struct {
 	connect  bool // a CONNECT without one
 	head     bool // a HEAD
 	done     bool
+	asked    bool         // its host was looked up
+	wait     *demand.Wait // for that; nil: it does not wait
 	idleFor  time.Duration
 
 	attempts int
@@ -187,7 +191,13 @@ func (x *Exchange) begin(end bool) {
 	if c.http.RequestTimeout > 0 && !end {
 		x.env.Loop.Arm(&x.total, c.http.RequestTimeout, x.onTotal)
 	}
-	x.match()
+	if x.match() {
+		x.routed()
+	}
+}
+
+// routed goes on when the route is known, or that there is none.
+func (x *Exchange) routed() {
 	if (x.upgrade || x.connect && x.route != nil) && !x.upgradeAllowed() {
 		x.reply(telemetry.UpgradeFailed, "")
 		return
@@ -247,19 +257,28 @@ func (x *Exchange) acceptable() bool {
 	return true
 }
 
-// match finds the virtual host and route; neither need exist.
-func (x *Exchange) match() {
+// match finds the virtual host and route; neither need exist. It reports false
+// when the request has to wait for that, or was answered.
+func (x *Exchange) match() bool {
 	t := x.conn.http.Routes
 	if t == nil {
 		t = x.env.Snapshot().Routes[x.conn.http.RouteName]
 	}
 	if t == nil {
-		return
+		return true
 	}
 	x.path.Table = t
 	route.StripPort(&x.req, x.conn.http.StripPort, x.conn.local().Port())
-	if x.vhost = route.Host(t, x.req.Authority, nil); x.vhost == nil {
-		return
+	if x.conn.port != 0 {
+		if known := x.env.Desk.Learnt(); known != nil && !x.lookUp(known) {
+			return false
+		}
+	}
+	if x.vhost == nil {
+		x.vhost = route.Host(t, x.req.Authority, nil)
+	}
+	if x.vhost == nil {
+		return true
 	}
 	x.path.Host = x.vhost
 	r, c := &x.rq, x.conn
@@ -271,6 +290,7 @@ func (x *Exchange) match() {
 	}
 	x.route = route.Match(x.vhost, &x.rq, nil)
 	x.path.Route = x.route
+	return true
 }
 
 // act does what the route says, after all filters let the request pass.
@@ -462,6 +482,7 @@ func (x *Exchange) finish() {
 	x.idle.Stop()
 	x.whole.Stop()
 	x.pause.Stop()
+	x.wait.Cancel()
 	x.a.release()
 	x.retries.release(x.handle)
 	x.endRecord()

@@ -56,6 +56,8 @@ type stateFile struct {
 	due      time.Time // of the next write; zero: nothing to write
 	last     time.Time // of the last write
 	off      bool      // given up
+	// lookups makes the record of that name; nil: there is none.
+	lookups func() []byte
 }
 
 // header is the first line.
@@ -85,6 +87,11 @@ func (d *disk) note(k kind, name, version string, body []byte) {
 	}
 	s.unsaved += len(body) - len(s.changes[ref{k, name}].body)
 	s.changes[ref{k, name}] = saved{version, body}
+	s.schedule()
+}
+
+// schedule plans the next write.
+func (s *stateFile) schedule() {
 	if s.due.IsZero() {
 		s.due = time.Now().Add(saveAfter)
 		if t := s.last.Add(saveEvery); t.After(s.due) {
@@ -162,6 +169,9 @@ func (s *stateFile) merge(now time.Time) error {
 		} else {
 			all[r] = c
 		}
+	}
+	if s.lookups != nil {
+		all[keptLookups] = saved{body: s.lookups()}
 	}
 	if err := writeFile(s.path, s.encode(all, now)); err != nil {
 		return err
@@ -294,10 +304,11 @@ func (f *Feed) load(ctx context.Context) {
 	}
 	f.resub = true
 	f.advance() // asks for names, in the stores only
-	for _, k := range []kind{eds, rds, sds} {
+	for _, k := range []kind{eds, rds, sds, lds, hst} {
 		s := f.stores[k]
 		for name := range s.entries {
-			if !s.asked[name] && f.remove(k, name) {
+			known := s.asked == nil && f.demand.own(k, name) || s.asked[name] || f.demand.holds(k, name)
+			if !known && f.remove(k, name) {
 				f.touch(k, name) // nothing names it any more
 			}
 		}
@@ -310,6 +321,8 @@ func (f *Feed) load(ctx context.Context) {
 }
 
 func (f *Feed) loadAll(ctx context.Context, all map[ref]saved) {
+	f.demand.load(all[keptLookups].body)
+	delete(all, keptLookups)
 	byKind := [kinds][]*item{}
 	for r, s := range all {
 		byKind[r.kind] = append(byKind[r.kind], &item{resource: resource{

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/ext"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 )
 
@@ -36,6 +37,7 @@ type Config struct {
 	NoCertificate   bool          // ask for no certificate
 	Names           bool          // ask for the names of the mesh; not with StateOfTheWorld
 	CertificateTTL  time.Duration // to ask for; 0: the CA's choice
+	Demand          *Demand       // what a sidecar on demand needs; nil: everything is asked for; not with StateOfTheWorld
 
 	// Publish is called with every new snapshot by the feed's goroutine, one
 	// call at a time. It should not block for long. The first one is whole: all
@@ -77,6 +79,7 @@ type Feed struct {
 	begin       time.Time // when the first one could have been
 	status      Status
 	refused     map[ref]string
+	demand      *demand // nil: everything is asked for
 }
 
 // New makes a Feed. Nothing is connected or read before Run, except CAFile.
@@ -95,9 +98,20 @@ func New(c Config) (*Feed, error) {
 	for k := range kinds {
 		f.stores[k] = newStore(k)
 	}
+	if c.Demand != nil {
+		if c.StateOfTheWorld {
+			return nil, errors.New("feed: on demand needs the delta protocol")
+		}
+		f.demand = newDemand(f, c.Demand)
+		f.stores[idx].asked[ext.IndexName] = true
+		f.stores[eds].asked, f.stores[rds].asked = nil, nil
+	}
 	f.disk = &disk{}
 	if c.StateDir != "" {
 		f.disk.plain = newStateFile(filepath.Join(c.StateDir, "config.state"), c.Identity)
+		if f.demand != nil {
+			f.disk.plain.lookups = f.demand.save
+		}
 	}
 	if c.SecretDir != "" {
 		f.disk.secret = newStateFile(filepath.Join(c.SecretDir, "secrets.state"), c.Identity)
@@ -132,6 +146,9 @@ func (f *Feed) Run(ctx context.Context) error {
 		case e := <-f.events:
 			e()
 			f.drain()
+		case q := <-f.lookups():
+			f.demand.look(q)
+			f.drain()
 		case <-timer.C:
 		}
 		if ctx.Err() == nil {
@@ -151,6 +168,8 @@ func (f *Feed) drain() {
 		select {
 		case e := <-f.events:
 			e()
+		case q := <-f.lookups():
+			f.demand.look(q)
 		default:
 			return
 		}
@@ -174,7 +193,7 @@ func (f *Feed) next() time.Duration {
 	if !f.wake.IsZero() {
 		d = min(d, time.Until(f.wake))
 	}
-	for _, t := range []time.Time{f.disk.due(), f.tidyAt} {
+	for _, t := range []time.Time{f.disk.due(), f.tidyAt, f.demand.due()} {
 		if !t.IsZero() {
 			d = min(d, time.Until(t))
 		}
@@ -195,6 +214,9 @@ func (f *Feed) advance() {
 			f.c.Publish(f.unpublished)
 			f.unpublished, f.published = nil, true
 		}
+		if f.unpublished == nil && f.published {
+			f.demand.settle()
+		}
 		if !f.resub {
 			break
 		}
@@ -203,6 +225,7 @@ func (f *Feed) advance() {
 			break
 		}
 	}
+	f.demand.pump(time.Now())
 	if err := f.disk.flush(time.Now()); err != nil {
 		f.c.Log.Warn("last good configuration is not kept", "error", err)
 	}

@@ -43,6 +43,7 @@ type request struct {
 // resource is one of a response. body aliases the message.
 type resource struct {
 	name, version string // state of the world has neither here
+	aliases       []string
 	typeURL       string
 	body          []byte
 }
@@ -202,6 +203,10 @@ func parseResource(b []byte) (x resource, err error) {
 			return err
 		case 3:
 			x.name = string(v)
+		case 4:
+			if len(x.aliases) < maxAliases {
+				x.aliases = append(x.aliases, string(v))
+			}
 		}
 		return nil
 	})
@@ -254,16 +259,21 @@ func parseSotw(b []byte) (*response, error) {
 	return r, r.check(err)
 }
 
-// maxName bounds the names of resources, in bytes.
-const maxName = 4096
+// Bounds of the names of resources, in bytes, and of the other names of one.
+const (
+	maxName    = 4096
+	maxAliases = 1024
+)
 
 func (r *response) check(err error) error {
 	if err != nil {
 		return err
 	}
 	for _, x := range r.resources {
-		if len(x.name) > maxName || !utf8.ValidString(x.name) {
-			return fmt.Errorf("%w: a resource's name", errMalformed)
+		for _, n := range append([]string{x.name}, x.aliases...) {
+			if len(n) > maxName || !utf8.ValidString(n) {
+				return fmt.Errorf("%w: a resource's name", errMalformed)
+			}
 		}
 	}
 	return nil

@@ -138,8 +138,10 @@ func (f *Feed) attach(l *link) {
 		s := f.stores[k]
 		s.open, s.answered, s.nonce = false, false, ""
 	}
+	f.demand.attached()
+	f.ask(idx, nil, nil) // first: it says what need not be asked for
 	for k := range kinds {
-		if k == nds && !f.c.Names {
+		if k == nds && !f.c.Names || k == idx {
 			continue
 		}
 		f.ask(k, nil, nil)
@@ -167,9 +169,15 @@ func (f *Feed) ask(k kind, more, less []string) {
 		for name, e := range s.entries {
 			if e.node != nil && e.version != "" {
 				r.known[name] = e.version
+				for _, n := range f.demand.namesOf(k, name) {
+					r.known[n] = e.version
+				}
 			}
 		}
 		r.subscribe = slices.Sorted(maps.Keys(s.asked))
+		if s.asked == nil {
+			r.subscribe = f.demand.wildcard(k)
+		}
 	}
 	f.send(k, r)
 }
@@ -194,6 +202,9 @@ func (f *Feed) send(k kind, r *request) {
 func (f *Feed) subscribe() (forgot bool) {
 	for _, k := range []kind{eds, rds, sds} {
 		s := f.stores[k]
+		if s.asked == nil {
+			continue
+		}
 		want := f.wanted(k)
 		var more, less []string
 		for name := range want {
@@ -264,10 +275,13 @@ func (f *Feed) receive(ctx context.Context, l *link, r *response) {
 		return // ctx has ended
 	}
 	s.answered, s.nonce = true, r.nonce
-	if f.stores[cds].answered && f.stores[lds].answered {
+	if f.stores[cds].answered && f.stores[lds].answered && (f.demand == nil || f.stores[idx].answered) {
 		f.status.Synced, f.status.FromDisk = true, false
 	}
 	f.touch(k, changed...)
+	if k == idx && len(changed) > 0 {
+		f.demand.indexed()
+	}
 	for _, name := range changed {
 		delete(f.refused, ref{k, name})
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/ext"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 )
 
@@ -24,6 +25,8 @@ const (
 	rds
 	sds
 	nds // only with Config.Names
+	idx // only with Config.Demand, as hst
+	hst
 	kinds
 )
 
@@ -35,6 +38,7 @@ var types = [kinds]struct {
 	cds: {conf.CDSType, true}, eds: {conf.EDSType, false}, lds: {conf.LDSType, true},
 	rds: {conf.RDSType, false}, sds: {conf.SDSType, false},
 	nds: {conf.NDSType, true},
+	idx: {ext.IndexType, false}, hst: {ext.HostType, false},
 }
 
 func kindOf(url string) (kind, bool) {
@@ -81,8 +85,11 @@ func newStore(k kind) *store {
 	return s
 }
 
-// wants reports whether a resource of that name was asked for.
-func (s *store) wants(name string) bool { return s.asked == nil || s.asked[name] }
+// wants reports whether a resource was asked for.
+func (f *Feed) wants(k kind, x *resource) bool {
+	s := f.stores[k]
+	return s.asked == nil && f.demand.own(k, x.name) || s.asked[x.name] || f.demand.wants(k, x)
+}
 
 var seed = maphash.MakeSeed()
 
@@ -175,9 +182,10 @@ func (f *Feed) take(ctx context.Context, k kind, r *response) (changed []string,
 			continue
 		}
 		named[x.name] = true
-		if !s.wants(x.name) {
+		if !f.wants(k, &x) {
 			continue // late news of what is not wanted any more
 		}
+		f.demand.lead(k, &x)
 		it := &item{resource: x, sum: bodySum(x.body)}
 		e := s.entries[x.name]
 		switch {
@@ -218,6 +226,9 @@ func (f *Feed) take(ctx context.Context, k kind, r *response) (changed []string,
 		}
 	}
 	for _, name := range removed {
+		if f.demand.deny(k, name) {
+			continue
+		}
 		if !named[name] && f.remove(k, name) {
 			changed = append(changed, name)
 		}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/ext"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 )
 
@@ -94,6 +95,10 @@ func (d *draft) get(k kind, name string) any {
 		if n := d.s.Names; n != nil {
 			return n
 		}
+	case idx:
+		if n := d.s.Index; n != nil {
+			return n
+		}
 	}
 	return nil
 }
@@ -112,6 +117,8 @@ func (d *draft) set(k kind, name string, node any) {
 		own(d, k, &d.s.Secrets)[name] = n
 	case *conf.NameTable:
 		d.s.Names, d.change = n, true
+	case *ext.Index:
+		d.s.Index, d.change = n, true
 	}
 }
 
@@ -129,11 +136,13 @@ func (d *draft) drop(k kind, name string) {
 		delete(own(d, k, &d.s.Secrets), name)
 	case nds:
 		d.s.Names, d.change = nil, true
+	case idx:
+		d.s.Index, d.change = nil, true
 	}
 }
 
 // upwards is the order in which nodes are published: what is named first.
-var upwards = [kinds]kind{eds, sds, cds, rds, lds, nds}
+var upwards = [kinds]kind{idx, eds, sds, cds, rds, lds, nds, hst}
 
 // compute brings the snapshot nearer to the stores. It returns the next one,
 // nil when nothing changed, and when to come again; zero: no need.
@@ -260,7 +269,7 @@ func isFile(name string) bool { return strings.HasPrefix(name, "file-") }
 func (f *Feed) bury(d *draft, now time.Time, soon func(time.Time)) {
 	w := f.warm
 	// Downwards, so that what a buried node named can follow in one go.
-	for _, k := range []kind{lds, rds, cds, eds, sds, nds} {
+	for _, k := range []kind{lds, rds, cds, eds, sds, nds, idx} {
 		if len(w.leaving[k]) == 0 {
 			continue
 		}

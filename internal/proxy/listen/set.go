@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/demand"
 	"github.com/tulle-mesh/tulle/internal/proxy/listen/match"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
 )
@@ -33,6 +34,8 @@ type Accepted struct {
 	Original netip.AddrPort // where it was going before it was redirected; invalid: was not
 	Info     match.Info     // what chose the chain
 	Pending  []byte         // read already: Redeliver after Start, or mtls.Server's first; valid during the call
+
+	asked bool // what it was going to has been looked up
 }
 
 // Options of a Set.
@@ -42,6 +45,11 @@ type Options struct {
 	// Refused gets those for which none was; the connection is closed after the
 	// call. May be nil.
 	Refused func(*Accepted)
+	// Unknown gets those whose destination is the mesh's and could not be looked
+	// up in time; the connection is reset after the call. May be nil.
+	Unknown func(*Accepted)
+	// Demand is where a sidecar on demand looks up; nil: it is none.
+	Demand *demand.Board
 	// Open makes the listening socket for an address; nil: Open of this room.
 	Open func(netip.AddrPort) (int, error)
 	// Original finds the original destination; nil: the kernel's.
@@ -289,11 +297,30 @@ func (s *Set) take(on *loop.Loop, fd int, remote netip.AddrPort, l *conf.Listene
 	if local.IsValid() && (l.OriginalDst || l.RestoreDst) {
 		if a.Original = s.o.Original(fd, local); a.Original.IsValid() {
 			a.Info.Destination = a.Original
-			a.Listener = s.index.Load().Handover(l, a.Original, nil)
 		}
 	}
 	a.Conn = on.Adopt(fd, local, remote)
-	if tls, http := match.Needs(a.Listener, a.Info); tls || http {
+	s.handOver(a)
+}
+
+// handOver finds the listener of a captured connection's destination.
+func (s *Set) handOver(a *Accepted) {
+	if a.Original.IsValid() {
+		known := s.o.Demand.Learnt()
+		to, ask := s.index.Load().Find(a.Listener, a.Original, known)
+		if len(ask) > 0 {
+			s.lookUp(a, ask, s.handOver)
+			return
+		}
+		a.Listener = to
+		s.used(a, known)
+	}
+	tls, http := match.Needs(a.Listener, a.Info)
+	if p, ok := s.port(a); ok && p.BySNI {
+		tls = a.Listener.InspectTLS
+	}
+	a.asked = false // for its names
+	if tls || http {
 		s.inspect(a, tls, http)
 		return
 	}
@@ -302,7 +329,18 @@ func (s *Set) take(on *loop.Loop, fd int, remote netip.AddrPort, l *conf.Listene
 
 // choose finds the chain and hands the connection on.
 func (s *Set) choose(a *Accepted) {
-	a.Chain = match.Select(a.Listener, a.Info, nil)
+	var more *conf.Listener
+	if known := s.o.Demand.Learnt(); known != nil && a.Original.IsValid() {
+		var ask []conf.Lookup
+		if more, ask = match.Named(a.Listener.OwnPort(), a.Info, known); len(ask) > 0 {
+			s.lookUp(a, ask, s.choose)
+			return
+		}
+	}
+	a.Chain = match.SelectWith(a.Listener, more, a.Info, nil)
+	if more != nil && slices.Contains(more.Chains, a.Chain) {
+		a.Listener = more
+	}
 	if a.Chain != nil {
 		s.o.Accepted(a)
 		return

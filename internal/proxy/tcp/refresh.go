@@ -15,7 +15,7 @@ func (e *Env) Refresh(snap *conf.Snapshot, limit time.Duration) {
 	found := map[*conf.Chain]*conf.Chain{} // sessions are many, chains few
 	for s := range e.live {
 		l := snap.Listeners[s.listener]
-		if l == s.inform {
+		if l == s.inform || l == nil && e.Desk.Forgot(s.listener) {
 			continue
 		}
 		s.inform = l

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/demand"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
 	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
 	"github.com/tulle-mesh/tulle/internal/proxy/pool"
@@ -21,6 +22,7 @@ type Env struct {
 	Clusters *cluster.Registry
 	Reporter Reporter
 	Local    telemetry.Workload
+	Desk     *demand.Desk // nil: nothing is looked up
 	live     map[*session]struct{}
 }
 

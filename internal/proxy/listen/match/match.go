@@ -27,9 +27,16 @@ type Info struct {
 // none matches, or nil. Each criterion is decided before the next one and never
 // taken back: a chain for the exact server name wins over one for a wildcard
 // even when its transport does not fit, and then none is found.
-func Select(l *conf.Listener, in Info, w *why.Why) *conf.Chain {
+func Select(l *conf.Listener, in Info, w *why.Why) *conf.Chain { return SelectWith(l, nil, in, w) }
+
+// SelectWith is Select with the chains of another listener, if any, as if they
+// were the listener's own.
+func SelectWith(l, more *conf.Listener, in Info, w *why.Why) *conf.Chain {
 	var buf [64]*conf.Chain
 	s := selection{chains: append(buf[:0], l.Chains...), w: w}
+	if more != nil {
+		s.chains = append(s.chains, more.Chains...)
+	}
 	s.port(in)
 	s.prefix("destination address", in.Destination.Addr(), func(m *conf.ChainMatch) []netip.Prefix { return m.Prefixes })
 	s.serverName(in.SNI)
