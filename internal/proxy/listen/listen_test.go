@@ -317,6 +317,9 @@ func TestHand(t *testing.T) {
 	}
 	second.update(t, l)
 	first.Leave()
+	left := make(chan struct{}) // what came until its loop knows is its own
+	first.group.Loops()[0].Post(func() { close(left) })
+	recv(t, left)
 	second.Forget()
 	for range 20 {
 		_, r := dial(t, at[0])
