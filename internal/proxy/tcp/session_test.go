@@ -153,6 +153,7 @@ func (w *world) pair() (client, backend *net.TCPConn) {
 	backend = recv(w, w.backend)
 	w.t.Cleanup(func() { _ = backend.Close() })
 	_ = backend.SetDeadline(time.Now().Add(wait))
+	recv(w, w.opened) // what ends before the loop knows of the connection has failed to connect
 	return client, backend
 }
 
