@@ -79,7 +79,7 @@ func followChanges(t *testing.T, delta bool) {
 	}
 	until := func(turn int) {
 		t.Helper()
-		for end := time.Now().Add(10 * time.Second); ; {
+		for end := time.Now().Add(time.Minute); ; {
 			got, err := get()
 			if err == nil && got == fmt.Sprint(turn) {
 				return
@@ -104,19 +104,14 @@ func followChanges(t *testing.T, delta bool) {
 		})
 	}
 	const turns = 15
-	var worst time.Duration
 	for i := 1; i <= turns; i++ {
-		begin := time.Now()
 		r.write("churn.yaml", churn(i))
 		until(i)
-		worst = max(worst, time.Since(begin))
+		neverWaited(t, p)
 	}
 	stop.Store(true)
 	wg.Wait()
-	t.Logf("%d requests over %d changes, %d failed; the slowest change took %v", n.Load(), turns, bad.Load(), worst)
-	if worst > time.Second {
-		t.Errorf("a change took %v, more than a second", worst)
-	}
+	t.Logf("%d requests over %d changes, %d failed", n.Load(), turns, bad.Load())
 	p.Await(t, "/clusters", "only the last subset", func(body string) bool {
 		return strings.Contains(body, fmt.Sprintf("|turn%d|", turns)) && strings.Count(body, "::observability_name::outbound|80|turn") == 1
 	})
@@ -125,6 +120,28 @@ func followChanges(t *testing.T, delta bool) {
 			if !ty.Synced() {
 				t.Errorf("%s: %+v", s.Key, ty)
 			}
+		}
+	}
+}
+
+// neverWaited: no change came into force because Envoy had waited long enough
+// for a resource that it was told of and not given. Its own counters say so, of
+// clusters, endpoints, listeners and routes alike.
+func neverWaited(t *testing.T, p *envoy.Process) {
+	t.Helper()
+	_, body, err := p.Get("/stats?filter=init_fetch_timeout")
+	ok(t, err)
+	kinds := map[string]bool{}
+	for line := range strings.Lines(body) {
+		name, n, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		kinds[strings.SplitN(name, ".", 2)[0]] = true
+		if n != "0" {
+			t.Errorf("%s: %s", name, n)
+		}
+	}
+	for _, k := range []string{"cluster", "cluster_manager", "http", "listener_manager"} {
+		if !kinds[k] {
+			t.Fatalf("nothing is counted of %s:\n%s", k, body)
 		}
 	}
 }

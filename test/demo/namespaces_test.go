@@ -134,7 +134,6 @@ func lookAround() {
 		fmt.Println("nxdomain nothing.shop.svc.cluster.local")
 	}
 	fmt.Println("host", first(net.Dial("tcp", "127.0.0.1:"+os.Getenv("TEST_HOST_PORT"))))
-	start := time.Now()
 	c, err := net.Dial("udp", "192.0.2.1:123")
 	if err == nil {
 		if _, err = c.Write([]byte("x")); err == nil {
@@ -142,7 +141,7 @@ func lookAround() {
 			_, err = c.Read(make([]byte, 1))
 		}
 	}
-	if err != nil && time.Since(start) < time.Second {
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		fmt.Println("udp refused at once:", err)
 	}
 	if os.Getpid() < 100 {
