@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/standalone"
+	"github.com/tulle-mesh/tulle/test/port"
 )
 
 // TestMain is also the programs that these tests run in the mesh.
@@ -477,17 +479,8 @@ func (l *load) verify(t *testing.T) {
 	}
 }
 
-// freePort is a port of loopback that nobody uses now.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
-}
+// freePort is a port of loopback that nobody uses.
+func freePort(t *testing.T) string { return strconv.Itoa(int(port.Free(t).Port())) }
 
 var errNotYet = errors.New("not yet")
 

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/control"
+	"github.com/tulle-mesh/tulle/test/port"
 )
 
 func TestMain(m *testing.M) { Main(m) }
@@ -68,7 +68,7 @@ func newGateway(t testing.TB, backend, protocol string) *gateway {
 	t.Helper()
 	p := New(t, edgeYAML(backend, protocol))
 	n := p.Join(control.WorkloadSpec{Namespace: "shop", Name: "edge", Account: "edge", Labels: map[string]string{"istio": "edge"}, Gateway: true,
-		Ports: []control.PortSpec{{Port: 80, Listen: freePort(t)}, {Port: 9000, Listen: freePort(t)}}})
+		Ports: []control.PortSpec{{Port: 80, Listen: port.Free(t)}, {Port: 9000, Listen: port.Free(t)}}})
 	g := &gateway{Node: n, place: p}
 	for _, x := range n.Ports {
 		if x.Port == 80 {
@@ -78,15 +78,6 @@ func newGateway(t testing.TB, backend, protocol string) *gateway {
 		}
 	}
 	return g
-}
-
-func freePort(t testing.TB) netip.AddrPort {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String())
 }
 
 // web is an HTTP backend: HTTP/1 and, with prior knowledge, HTTP/2.

@@ -10,13 +10,15 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/tulle-mesh/tulle/test/port"
 )
 
 // backend is a program that dies and returns: HTTP/1, HTTP/2 with prior
 // knowledge, WebSocket on one port, bytes on another.
 type backend struct {
 	t         testing.TB
-	web, tcp  string // addresses, which stay
+	web, tcp  string // addresses
 	mu        sync.Mutex
 	server    *http.Server
 	listeners []net.Listener
@@ -25,18 +27,18 @@ type backend struct {
 }
 
 func startBackend(t testing.TB) *backend {
-	b := &backend{t: t, web: "127.0.0.1:0", tcp: "127.0.0.1:0", open: map[net.Conn]bool{}}
+	b := &backend{t: t, web: port.Free(t).String(), tcp: port.Free(t).String(), open: map[net.Conn]bool{}}
 	b.rise()
 	t.Cleanup(b.die)
 	return b
 }
 
-// rise listens; at the addresses that it had, if it had some.
+// rise listens.
 func (b *backend) rise() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	web, tcp := b.listen(b.web), b.listen(b.tcp)
-	b.web, b.tcp, b.up = web.Addr().String(), tcp.Addr().String(), true
+	b.up = true
 	b.listeners = []net.Listener{web, tcp}
 	b.server = &http.Server{Handler: http.HandlerFunc(b.serve), Protocols: &http.Protocols{}, ReadHeaderTimeout: time.Minute}
 	b.server.Protocols.SetHTTP1(true)

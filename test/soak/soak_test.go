@@ -15,6 +15,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/control"
 	"github.com/tulle-mesh/tulle/test/life"
+	"github.com/tulle-mesh/tulle/test/port"
 )
 
 var (
@@ -95,7 +96,7 @@ func newWorld(t testing.TB) *world {
 	add("web", control.WorkloadSpec{Labels: map[string]string{"app": "web"}})
 	add("plain", control.WorkloadSpec{Labels: map[string]string{"app": "plain"}})
 	add("edge", control.WorkloadSpec{Labels: map[string]string{"istio": "edge"}, Gateway: true,
-		Ports: []control.PortSpec{{Port: 80, Listen: freePort(t)}, {Port: 9000, Listen: freePort(t)}, {Port: 9100, Listen: freePort(t)}}})
+		Ports: []control.PortSpec{{Port: 80, Listen: port.Free(t)}, {Port: 9000, Listen: port.Free(t)}, {Port: 9100, Listen: port.Free(t)}}})
 	w.nodes["plain"].Boot.NoBridge = true
 	for name, n := range w.nodes {
 		w.procs[name] = n.Serve(nil)
@@ -115,15 +116,6 @@ func newWorld(t testing.TB) *world {
 		t.Fatalf("doors: %v", w.doors)
 	}
 	return w
-}
-
-func freePort(t testing.TB) netip.AddrPort {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String())
 }
 
 const orders = "orders.shop.svc.cluster.local"
