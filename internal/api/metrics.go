@@ -8,9 +8,9 @@ import (
 	"github.com/tulle-mesh/tulle/internal/xds"
 )
 
-// metrics of the control plane in Prometheus' text form: what was sent, by
+// Metrics of the control plane in Prometheus' text form: what was sent, by
 // resource type. What each proxy was sent is in /v1/proxies.
-func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) Metrics(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	streams, types := s.plane.Sent()
 	fmt.Fprint(w, exposition(streams, types))

@@ -84,7 +84,7 @@ func (s *Server) routes() http.Handler {
 	m.HandleFunc("GET /v1/wait", s.wait)
 	m.HandleFunc("GET /v1/notices", s.notices)
 	m.HandleFunc("GET /v1/proxies", s.proxies)
-	m.HandleFunc("GET /stats/prometheus", s.metrics)
+	m.HandleFunc("GET /stats/prometheus", s.Metrics)
 	m.HandleFunc("GET /v1/workloads", s.workloads)
 	m.HandleFunc("POST /v1/workloads", s.register)
 	m.HandleFunc("PUT /v1/workloads/{namespace}/{name}/ready", s.ready)

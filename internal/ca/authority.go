@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -16,13 +15,13 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
 const (
-	rootLife   = 10 * 365 * 24 * time.Hour
 	defaultTTL = 24 * time.Hour
 	// backdate lets a peer's clock be this much behind ours.
 	backdate = 2 * time.Minute
@@ -40,14 +39,13 @@ type Options struct {
 	Now    func() time.Time // time.Now
 }
 
-// Authority signs with one root. Immutable after Open; safe for concurrent use.
+// Authority signs with one key at a time, which Replace changes. Safe for
+// concurrent use.
 type Authority struct {
-	root    *x509.Certificate
-	rootPEM []byte
-	key     crypto.Signer
-	ttl     time.Duration
-	maxTTL  time.Duration
-	now     func() time.Time
+	signer atomic.Pointer[signer]
+	ttl    time.Duration
+	maxTTL time.Duration
+	now    func() time.Time
 }
 
 // Chain is a signed certificate with what leads to the root.
@@ -64,16 +62,6 @@ func (c *Chain) Leaf() []byte {
 		b.WriteString(p)
 	}
 	return b.Bytes()
-}
-
-// Bundle is the PEM of every root that workloads should trust.
-func (a *Authority) Bundle() []byte { return bytes.Clone(a.rootPEM) }
-
-// Pool is Bundle as a pool. The caller owns it.
-func (a *Authority) Pool() *x509.CertPool {
-	p := x509.NewCertPool()
-	p.AddCert(a.root)
-	return p
 }
 
 // Sign answers a PEM CSR with a certificate for id. Of the CSR only the public
@@ -138,13 +126,14 @@ func (a *Authority) sign(pub crypto.PublicKey, id identity.ID, ttl time.Duration
 		ttl = a.ttl
 	}
 	ttl = min(ttl, a.maxTTL)
+	ca := a.signer.Load()
 	now := a.now()
 	notAfter := now.Add(ttl)
-	if notAfter.After(a.root.NotAfter) {
-		notAfter = a.root.NotAfter
+	if end := ca.end(); notAfter.After(end) {
+		notAfter = end
 	}
 	if !notAfter.After(now) {
-		return nil, fmt.Errorf("sign for %q: the root certificate ended at %s", id, a.root.NotAfter.Format(time.RFC3339))
+		return nil, fmt.Errorf("sign for %q: the authority's certificate ended at %s", id, ca.end().Format(time.RFC3339))
 	}
 	// The subject stays empty, which makes the SAN critical (RFC 5280 section
 	// 4.2.1.6): nothing can be matched but the identity.
@@ -164,12 +153,15 @@ func (a *Authority) sign(pub crypto.PublicKey, id identity.ID, ttl time.Duration
 	if edit != nil {
 		edit(t)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, t, a.root, pub, a.key)
+	der, err := x509.CreateCertificate(rand.Reader, t, ca.chain[0], pub, ca.key)
 	if err != nil {
 		return nil, fmt.Errorf("sign for %q: %w", id, err)
 	}
-	leaf := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return &Chain{PEM: []string{string(leaf), string(a.rootPEM)}, NotBefore: t.NotBefore, NotAfter: notAfter}, nil
+	out := &Chain{PEM: []string{pemOf(der)}, NotBefore: t.NotBefore, NotAfter: notAfter}
+	for _, c := range ca.chain {
+		out.PEM = append(out.PEM, pemOf(c.Raw))
+	}
+	return out, nil
 }
 
 // parseCSR checks that the sender holds the key, and that the key is of a kind
@@ -217,36 +209,4 @@ func newSerial() (*big.Int, error) {
 		return nil, fmt.Errorf("make serial: %w", err)
 	}
 	return n.Add(n, big.NewInt(1)), nil
-}
-
-// newRoot is a self-signed P-256 root, as PEM: certificate, then key.
-func newRoot(trustDomain string, now time.Time) ([]byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("make key: %w", err)
-	}
-	serial, err := newSerial()
-	if err != nil {
-		return nil, err
-	}
-	t := &x509.Certificate{
-		SerialNumber: serial,
-		Subject:      pkix.Name{Organization: []string{trustDomain}, CommonName: "tulle root"},
-		NotBefore:    now.Add(-backdate),
-		NotAfter:     now.Add(rootLife),
-		KeyUsage:     x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		IsCA:         true,
-
-		BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
-	if err != nil {
-		return nil, fmt.Errorf("make root: %w", err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("encode key: %w", err)
-	}
-	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return append(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})...), nil
 }

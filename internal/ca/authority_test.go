@@ -159,11 +159,11 @@ func TestValidityIsClamped(t *testing.T) {
 			t.Errorf("asked %v: certificate is valid %v to %v", c.ask, l.NotBefore, l.NotAfter)
 		}
 	}
-	now = a.root.NotAfter.Add(-time.Minute)
-	if chain, err := a.Sign(csr, orders, 0); err != nil || !chain.NotAfter.Equal(a.root.NotAfter) {
+	now = a.signer.Load().end().Add(-time.Minute)
+	if chain, err := a.Sign(csr, orders, 0); err != nil || !chain.NotAfter.Equal(a.signer.Load().end()) {
 		t.Errorf("near the root's end: %v, %v", chain, err)
 	}
-	now = a.root.NotAfter
+	now = a.signer.Load().end()
 	if _, err := a.Sign(csr, orders, 0); err == nil {
 		t.Error("signed after the root's end")
 	}
@@ -214,7 +214,7 @@ func TestRootIsKept(t *testing.T) {
 func TestBrokenRootIsNeverReplaced(t *testing.T) {
 	other := newAuthority(t, Options{})
 	keyOnly := func(a *Authority) string {
-		der, err := x509.MarshalPKCS8PrivateKey(a.key)
+		der, err := x509.MarshalPKCS8PrivateKey(a.signer.Load().key)
 		if err != nil {
 			t.Fatal(err)
 		}

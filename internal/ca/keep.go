@@ -1,15 +1,11 @@
 package ca
 
 import (
-	"crypto"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 )
 
 // rootFile holds the root's certificate and key together, so that one rename
@@ -21,22 +17,15 @@ const rootFile = "root.pem"
 // starts at once, both get the same root. A key that others may read is
 // refused, for it may have been read.
 func Open(dir, trustDomain string, o Options) (*Authority, error) {
-	a := &Authority{ttl: o.TTL, maxTTL: o.MaxTTL, now: o.Now}
-	if a.ttl <= 0 {
-		a.ttl = defaultTTL
-	}
-	if a.maxTTL <= 0 {
-		a.maxTTL = a.ttl
-	}
-	if a.now == nil {
-		a.now = time.Now
-	}
+	a := unsigned(o)
 	path := filepath.Join(dir, rootFile)
 	text, err := readPrivate(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if text, err = newRoot(trustDomain, a.now()); err != nil {
+		var m Material
+		if m, err = newMaterial(trustDomain, a.now()); err != nil {
 			return nil, err
 		}
+		text = append(m.Certificate, m.Key...)
 		if err = writeOnce(path, text); err == nil || errors.Is(err, fs.ErrExist) {
 			text, err = readPrivate(path)
 		}
@@ -44,46 +33,10 @@ func Open(dir, trustDomain string, o Options) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("root of the certificate authority: %w", err)
 	}
-	if err := a.load(text); err != nil {
+	if err := a.Replace(Material{Certificate: text, Key: text, Roots: text}); err != nil {
 		return nil, fmt.Errorf("root of the certificate authority in %s: %w", path, err)
 	}
 	return a, nil
-}
-
-func (a *Authority) load(text []byte) error {
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		switch block.Type {
-		case "CERTIFICATE":
-			c, err := x509.ParseCertificate(block.Bytes)
-			if err != nil {
-				return err
-			}
-			a.root, a.rootPEM = c, pem.EncodeToMemory(block)
-		case "PRIVATE KEY":
-			k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-			if err != nil {
-				return err
-			}
-			s, ok := k.(crypto.Signer)
-			if !ok {
-				return fmt.Errorf("key of type %T cannot sign", k)
-			}
-			a.key = s
-		}
-	}
-	if a.root == nil || a.key == nil {
-		return errors.New("want a CERTIFICATE and a PRIVATE KEY")
-	}
-	if !a.root.IsCA {
-		return errors.New("the certificate is not a CA's")
-	}
-	if pub, ok := a.root.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(a.key.Public()) {
-		return errors.New("the key is not the certificate's")
-	}
-	if now := a.now(); now.After(a.root.NotAfter) {
-		return fmt.Errorf("the certificate ended at %s", a.root.NotAfter.Format(time.RFC3339))
-	}
-	return nil
 }
 
 func readPrivate(path string) ([]byte, error) {

@@ -17,20 +17,35 @@ import (
 func controlPlaneCommand(t *terminal) *cobra.Command {
 	var p paths
 	var state, socket, address string
+	k := inCluster{t: t}
 	c := &cobra.Command{
-		Use:   "control-plane -f PATH...",
+		Use:   "control-plane (-f PATH... | --kube)",
 		Short: "run the control plane: xDS, certificates and the admin API",
-		Long: `Run the control plane on a directory of YAML, which it watches.
+		Long: `Run the control plane on a directory of YAML, which it watches, or with --kube
+on the objects of a Kubernetes cluster.
 
 Proxies are served xDS and certificates on a unix socket (DIR/xds.sock) and
 over TLS on loopback; the admin API is on DIR/api.sock, for this user alone.
 The root of the certificate authority is made at the first start and kept in
-DIR/ca.`,
-		Example: "  tulle control-plane -f mesh/\n  tulle control-plane -f mesh/ --state ./state --address 127.0.0.1:15012",
+DIR/ca.
+
+With --kube it serves, on Istio's ports and at every address of the pod, xDS and
+certificates (15012, for callers with a token of their service account), the
+webhooks of injection and validation (15017), metrics (15014) and /ready (8080).
+The authority is in the Secret cacerts or istio-ca-secret of its namespace.
+tulle install makes all that it needs.`,
+		Example: "  tulle control-plane -f mesh/\n  tulle control-plane -f mesh/ --state ./state --address 127.0.0.1:15012\n  tulle control-plane --kube",
 		RunE: func(c *cobra.Command, args []string) error {
 			list := append(append([]string(nil), p.list...), args...)
-			if len(list) == 0 {
-				return usagef("which files? Give -f PATH")
+			switch {
+			case k.on && len(list) > 0:
+				return usagef("files and --kube exclude each other")
+			case k.on && (socket != "" || c.Flags().Changed("address")):
+				return usagef("--socket and --address are for files; with --kube see --proxies, --webhooks, --metrics and --health")
+			case k.on:
+				return k.run(c.Context(), state)
+			case len(list) == 0:
+				return usagef("which files? Give -f PATH, or --kube")
 			}
 			return t.controlPlane(c.Context(), control.Options{
 				Dir: state, Socket: socket, Address: address, Version: Version,
@@ -43,6 +58,7 @@ DIR/ca.`,
 	c.Flags().StringVar(&state, "state", filepath.Join(cmp.Or(stateHome(), "/var/lib/tulle"), "control-plane"), "directory for what survives a restart")
 	c.Flags().StringVar(&socket, "socket", "", "unix socket for proxies (default DIR/xds.sock)")
 	c.Flags().StringVar(&address, "address", "127.0.0.1:0", "address for proxies, TLS")
+	k.register(c)
 	return c
 }
 

@@ -52,7 +52,7 @@ status: {podIP: 10.1.%d.%d, phase: Running, conditions: [{type: Ready, status: "
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := p.open(p.registry.find(reg.ID), &xds.Node{UserAgent: proxyAgent}); err != nil {
+		if _, err := p.open(p.registry.find(reg.ID).seat(), &xds.Node{UserAgent: proxyAgent}); err != nil {
 			b.Fatal(err)
 		}
 	}

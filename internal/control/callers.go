@@ -16,14 +16,17 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/xds"
 )
 
 // callers says who is behind a call, from what the transport proved and from
-// the registry.
+// the records of the control plane.
 type callers struct {
 	registry *registry
+	pods     *pods // nil: standalone
 	domains  identity.Domains
+	token    func(context.Context, string) (*identity.Caller, error) // see Options.Token; may be nil
 }
 
 // authenticate takes, in this order, a bearer token, a client certificate, or
@@ -36,11 +39,7 @@ func (c *callers) authenticate(ctx context.Context) (*identity.Caller, error) {
 		if !ok || len(auth) > 1 {
 			return nil, status.Error(codes.Unauthenticated, "authorization: want one bearer token")
 		}
-		x := c.registry.byBearer(token)
-		if x == nil {
-			return nil, status.Error(codes.Unauthenticated, "the token is not valid (any more)")
-		}
-		return &identity.Caller{ID: x.id, Proof: identity.JoinToken, Workload: x.key, Revoked: x.revoked}, nil
+		return c.byToken(ctx, token)
 	}
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -53,6 +52,23 @@ func (c *callers) authenticate(ctx context.Context) (*identity.Caller, error) {
 		return &identity.Caller{Proof: identity.PeerCreds, UID: a.uid}, nil
 	}
 	return nil, status.Error(codes.Unauthenticated, "no credential: show a join token or a client certificate")
+}
+
+func (c *callers) byToken(ctx context.Context, token string) (*identity.Caller, error) {
+	if x := c.registry.byBearer(token); x != nil {
+		return &identity.Caller{ID: x.id, Proof: identity.JoinToken, Workload: x.key, Revoked: x.revoked}, nil
+	}
+	if c.token == nil {
+		return nil, status.Error(codes.Unauthenticated, "the token is not valid (any more)")
+	}
+	caller, err := c.token(ctx, token)
+	switch {
+	case errors.Is(err, identity.ErrRefused):
+		return nil, status.Error(codes.Unauthenticated, err.Error())
+	case err != nil:
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	return caller, nil
 }
 
 func (c *callers) byCertificate(s tls.ConnectionState) (*identity.Caller, error) {
@@ -92,38 +108,46 @@ func claimsOf(n *xds.Node) claims {
 }
 
 // workload finds the record of an authenticated caller. The node may choose
-// among the caller's own workloads (by certificate or user id), never go
-// beyond them; a claim that contradicts the record is denied.
-func (c *callers) workload(caller *identity.Caller, n *xds.Node) (*registered, error) {
+// among the caller's own workloads (by certificate, account or user id), never
+// go beyond them; a claim that contradicts the record is denied.
+func (c *callers) workload(ctx context.Context, caller *identity.Caller, n *xds.Node) (seat, error) {
 	said := claimsOf(n)
 	key := caller.Workload
 	if key == "" {
 		if key = said.workload; key == "" {
-			return nil, fmt.Errorf("%w: node id %q names no workload; want role~ip~name.namespace~domain", xds.ErrDenied, n.ID)
+			return seat{}, fmt.Errorf("%w: node id %q names no workload; want role~ip~name.namespace~domain", xds.ErrDenied, n.ID)
 		}
 	}
-	x := c.registry.find(key)
-	if x == nil {
-		return nil, fmt.Errorf("%w: %s", xds.ErrUnknown, key)
+	var at seat
+	var w *model.Workload
+	if x := c.registry.find(key); x != nil {
+		at, w = x.seat(), x.workloadNow(c.registry)
+		if caller.Proof == identity.PeerCreds && (!x.hasUID || x.uid != caller.UID) {
+			return seat{}, fmt.Errorf("%w: %s is another's workload", xds.ErrDenied, key)
+		}
+	} else if c.pods != nil && caller.Proof != identity.PeerCreds {
+		p, err := c.pods.await(ctx, key)
+		if err != nil {
+			return seat{}, err
+		}
+		at, w = seat{key, c.pods.id(p.workload), p.gone}, p.workload
+	} else {
+		return seat{}, fmt.Errorf("%w: %s", xds.ErrUnknown, key)
 	}
-	switch {
-	case caller.Proof == identity.Certificate && caller.ID != x.id,
-		caller.Proof == identity.PeerCreds && (!x.hasUID || x.uid != caller.UID),
-		caller.Proof == identity.JoinToken && caller.ID != x.id:
-		return nil, fmt.Errorf("%w: %s is another's workload", xds.ErrDenied, key)
+	if caller.Proof != identity.PeerCreds && caller.ID != at.id {
+		return seat{}, fmt.Errorf("%w: %s is another's workload", xds.ErrDenied, key)
 	}
-	w := x.workloadNow(c.registry)
 	switch {
 	case said.workload != "" && said.workload != key:
-		return nil, fmt.Errorf("%w: this is %s, the node says %s", xds.ErrDenied, key, said.workload)
+		return seat{}, fmt.Errorf("%w: this is %s, the node says %s", xds.ErrDenied, key, said.workload)
 	case said.role != "" && (said.role == "router") != w.Gateway:
-		return nil, fmt.Errorf("%w: %s is no %s", xds.ErrDenied, key, said.role)
+		return seat{}, fmt.Errorf("%w: %s is no %s", xds.ErrDenied, key, said.role)
 	case said.namespace != "" && said.namespace != w.Namespace,
 		said.account != "" && said.account != w.Account,
 		said.name != "" && said.name != w.Name:
-		return nil, fmt.Errorf("%w: the node's metadata is not that of %s", xds.ErrDenied, key)
+		return seat{}, fmt.Errorf("%w: the node's metadata is not that of %s", xds.ErrDenied, key)
 	}
-	return x, nil
+	return at, nil
 }
 
 // Peer is the process at the other end of a unix socket, as the kernel says.
@@ -171,23 +195,26 @@ func (u unixCredentials) Clone() credentials.TransportCredentials { return u }
 // OverrideServerName implements credentials.TransportCredentials.
 func (unixCredentials) OverrideServerName(string) error { return nil }
 
-// serverTLS is the configuration of the listener on loopback: our certificate,
-// and the client's if it has one. Everything else has to bring a token.
+// serverTLS is the configuration of the listener: our certificate, and the
+// client's if it has one. Everything else has to bring a token.
 func (p *Plane) serverTLS() (*tls.Config, error) {
-	cert, err := newServerCertificate(p)
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Config{
+	conf := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{"h2"},
 		ClientAuth:     tls.VerifyClientCertIfGiven,
-		ClientCAs:      p.ca.Pool(),
-		GetCertificate: cert.get,
-	}, nil
+		GetCertificate: p.cert.get,
+	}
+	// The roots are those of the moment.
+	conf.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		c := conf.Clone()
+		c.GetConfigForClient, c.ClientCAs = nil, p.ca.Pool()
+		return c, nil
+	}
+	_, err := p.cert.get(nil)
+	return conf, err
 }
 
-// serverNames under which the control plane may be dialled.
+// serverNames under which every control plane may be dialled.
 var (
 	serverNames = []string{"localhost", "tulle", "istiod.istio-system.svc"}
 	serverAddrs = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}

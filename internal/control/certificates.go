@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,32 +13,33 @@ import (
 )
 
 // serverCertificate is the control plane's own, renewed when it is used after
-// half of its life. Safe for concurrent use.
+// half of its life or when the authority has another key. Safe for concurrent
+// use.
 type serverCertificate struct {
 	authority *ca.Authority
 	id        identity.ID
+	names     []string
 
 	mu    sync.Mutex
 	cert  *tls.Certificate
 	renew time.Time
 }
 
-func newServerCertificate(p *Plane) (*serverCertificate, error) {
-	s := &serverCertificate{
+func newServerCertificate(p *Plane) *serverCertificate {
+	return &serverCertificate{
 		authority: p.ca,
 		id:        identity.ID{TrustDomain: p.settings.TrustDomain, Namespace: p.settings.RootNamespace, Account: "tulle"},
+		names:     append(slices.Clone(serverNames), p.o.Names...),
 	}
-	_, err := s.get(nil)
-	return s, err
 }
 
 func (s *serverCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.cert != nil && time.Now().Before(s.renew) {
+	if s.cert != nil && time.Now().Before(s.renew) && s.authority.Signs(s.cert.Leaf) {
 		return s.cert, nil
 	}
-	chain, key, err := s.authority.IssueServer(s.id, serverNames, serverAddrs)
+	chain, key, err := s.authority.IssueServer(s.id, s.names, serverAddrs)
 	if err != nil {
 		return nil, fmt.Errorf("certificate of the control plane: %w", err)
 	}

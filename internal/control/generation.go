@@ -24,6 +24,9 @@ type generation struct {
 // stirs. n is the number of the generation.
 func (p *Plane) compile(n int, f model.Fragment, read []model.Notice) {
 	p.registry.follow(&f)
+	if p.pods != nil {
+		p.pods.follow(&f)
+	}
 	f.Workloads = append(slices.Clip(f.Workloads), p.registry.workloads()...)
 	g := &generation{version: strconv.Itoa(n), when: time.Now(), fragment: f}
 	g.worked = sync.OnceValues(func() (*Compiled, []model.Notice) {
@@ -64,8 +67,9 @@ func (p *Plane) follows(g *generation) {
 		}
 	}
 	m.mesh.Book().Do(func() {
-		m.version, m.bundle = g.version, p.ca.Bundle()
-		p.registry.tell(&m.registryAt, m.setClient)
+		m.version = g.version
+		m.setBundle(p.ca.Bundle())
+		p.tell(m)
 		p.refresh(m)
 		if size := m.mesh.Book().Size(); size > 2*m.swept+10_000 {
 			m.mesh.Sweep()
@@ -82,6 +86,36 @@ func (p *Plane) attach(m *memo, s *session) {
 	m.stirred = append(m.stirred, s)
 }
 
+// tell the memo what is known of clients: of registered workloads all, of pods
+// those that are connected. Within Do.
+func (p *Plane) tell(m *memo) {
+	p.registry.tell(&m.registryAt, m.setClient)
+	if p.pods == nil {
+		return
+	}
+	for s := range p.sessions {
+		p.tellPod(m, s)
+	}
+}
+
+func (p *Plane) tellPod(m *memo, s *session) {
+	if p.pods == nil {
+		return
+	}
+	if c, known := p.pods.clientOf(s.at.key); known {
+		m.setClient(s.at.key, &c)
+	}
+}
+
+// knows reports whether there is still a workload of that key.
+func (p *Plane) knows(key string) bool {
+	_, known := p.registry.clientOf(key)
+	if !known && p.pods != nil {
+		_, known = p.pods.clientOf(key)
+	}
+	return known
+}
+
 // refresh brings every session up to date that something has stirred. Within Do.
 func (p *Plane) refresh(m *memo) {
 	m.mesh.Book().Woken()
@@ -91,10 +125,10 @@ func (p *Plane) refresh(m *memo) {
 		if _, there := p.sessions[s]; !there {
 			continue
 		}
-		if _, known := p.registry.clientOf(s.x.key); !known {
+		if !p.knows(s.at.key) {
 			continue
 		}
-		if !p.guarded("configuration of "+s.x.key, func() { s.publish(m.made.Get(s)) }) {
+		if !p.guarded("configuration of "+s.at.key, func() { s.publish(m.made.Get(s)) }) {
 			m.stirred = append(m.stirred, s) // to be tried again with the next change
 		}
 	}
@@ -111,6 +145,7 @@ func (p *Plane) join(s *session) bool {
 	p.sessions[s] = struct{}{}
 	m.mesh.Book().Do(func() {
 		p.registry.tell(&m.registryAt, m.setClient)
+		p.tellPod(m, s)
 		p.attach(m, s)
 		p.refresh(m)
 	})
@@ -122,10 +157,17 @@ func (p *Plane) leave(s *session) {
 	p.memoMu.Lock()
 	defer p.memoMu.Unlock()
 	delete(p.sessions, s)
+	last := p.pods != nil
+	for o := range p.sessions {
+		last = last && o.at.key != s.at.key
+	}
 	if m := p.memo; m != nil {
 		m.mesh.Book().Do(func() {
 			m.made.Unwatch(s)
 			m.keys.Delete(s)
+			if last {
+				m.clients.Delete(s.at.key)
+			}
 		})
 	}
 }

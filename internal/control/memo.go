@@ -20,7 +20,6 @@ import (
 type memo struct {
 	mesh    *link.Mesh
 	version string // of the mesh as it is
-	bundle  []byte // the CA's
 	swept   int    // what was left by the last sweep
 
 	stirred    []*session // that are to be brought up to date
@@ -28,6 +27,7 @@ type memo struct {
 
 	clients *recall.Facts[string, model.Client] // by key, as the registry has them
 	keys    *recall.Facts[*session, *keyPair]   // of clients that do not make their own
+	bundle  *recall.Facts[struct{}, string]     // the CA's
 
 	clusters *recall.Table[setFor, *written]  // with their endpoints
 	doors    *recall.Table[hostFor, *written] // listeners at a host's addresses
@@ -101,7 +101,7 @@ func (m *made) parts() []*written {
 
 func newMemo(mesh *link.Mesh) *memo {
 	b := mesh.Book()
-	m := &memo{mesh: mesh, clients: recall.NewFacts[string, model.Client](b), keys: recall.NewFacts[*session, *keyPair](b)}
+	m := &memo{mesh: mesh, clients: recall.NewFacts[string, model.Client](b), keys: recall.NewFacts[*session, *keyPair](b), bundle: recall.NewFacts[struct{}, string](b)}
 	m.clusters = recall.NewTable(b, m.writeClusters, sameWritten)
 	m.doors = recall.NewTable(b, func(k hostFor, old *written) *written { return m.write(lower.Part(k.scope.HostView(k.host)), old) }, sameWritten)
 	m.ports = recall.NewTable(b, m.writePort, sameWritten)
@@ -290,7 +290,7 @@ func (m *memo) writeOwn(s *session, old *written) *written {
 	}
 	l := lower.Own(m.mesh.Own(client))
 	out, notices := l.All()
-	all := []lower.Resource{lower.Roots(m.bundle)}
+	all := []lower.Resource{lower.Roots([]byte(m.bundle.Get(struct{}{})))}
 	if s.own && client.Role == model.Sidecar && client.Capture == model.Redirected {
 		all = append(all, m.tables.Get(m.mesh.Scope(client)))
 	}
@@ -303,7 +303,14 @@ func (m *memo) writeOwn(s *session, old *written) *written {
 	return m.keep(all, out.Origins, notices, old)
 }
 
-// setClient takes what the registry knows of a workload; nil: it is no more.
+// setBundle takes the CA's roots.
+func (m *memo) setBundle(pem []byte) {
+	if m.bundle.Get(struct{}{}) != string(pem) {
+		m.bundle.Set(struct{}{}, string(pem))
+	}
+}
+
+// setClient takes what the control plane knows of a workload; nil: it is no more.
 func (m *memo) setClient(key string, c *model.Client) {
 	switch {
 	case c == nil:
@@ -315,7 +322,7 @@ func (m *memo) setClient(key string, c *model.Client) {
 
 // client of a session, as the registry has it and with what it declared.
 func (m *memo) client(s *session) model.Client {
-	c := m.clients.Get(s.x.key)
+	c := m.clients.Get(s.at.key)
 	c.Features = s.features
 	if s.grpc {
 		c.Capture, c.Local, c.HTTPProxy = model.Redirected, nil, netip.AddrPort{}

@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,7 +30,8 @@ import (
 
 // Options of a Plane. Dir and Source must be set.
 type Options struct {
-	Dir    string // state that survives a restart: the root of the CA; made when absent
+	Dir    string        // state that survives a restart: the root of the CA; made when absent
+	CA     *ca.Authority // nil: one whose root is kept in Dir
 	Source source.Source
 	// Socket is the path of the unix socket for xDS and the CA; empty: Dir/xds.sock.
 	Socket string
@@ -39,7 +41,14 @@ type Options struct {
 	// Registry is the file in which registered workloads are kept, so that a
 	// restart finds them; empty: they are not.
 	Registry string
-	Pool     netip.Prefix // addresses of standalone workloads; zero: a 127.x.y.0/20 made from Dir
+	// Names under which the control plane is dialled, besides its usual ones.
+	Names []string
+	// Token says whose bearer token it is. With it the control plane serves a
+	// cluster: the source's pods are clients, and nothing else can Register.
+	// Errors that wrap identity.ErrRefused are the token's fault, others may pass.
+	// Called concurrently.
+	Token func(ctx context.Context, token string) (*identity.Caller, error)
+	Pool  netip.Prefix // addresses of standalone workloads; zero: a 127.x.y.0/20 made from Dir
 	// Version of this program, told to clients.
 	Version string
 	// Log takes one message; nil: they are dropped. Called by several goroutines.
@@ -52,7 +61,9 @@ type Plane struct {
 	settings model.Settings
 	ca       *ca.Authority
 	registry *registry
+	pods     *pods // nil: standalone
 	callers  *callers
+	cert     *serverCertificate
 	xds      *xds.Server
 	unix     net.Listener
 	tcp      net.Listener
@@ -84,21 +95,30 @@ func New(o Options) (*Plane, error) {
 		o.Pool = loopbackPool(abs)
 	}
 	var err error
-	if p.ca, err = ca.Open(filepath.Join(o.Dir, "ca"), p.settings.TrustDomain, ca.Options{}); err != nil {
-		return nil, err
+	if p.ca = o.CA; p.ca == nil {
+		if p.ca, err = ca.Open(filepath.Join(o.Dir, "ca"), p.settings.TrustDomain, ca.Options{}); err != nil {
+			return nil, err
+		}
+	}
+	p.cert = newServerCertificate(p)
+	if o.Token != nil {
+		p.pods = newPods(p.settings.TrustDomain)
 	}
 	p.registry = newRegistry(o.Pool, p.settings.TrustDomain, p.poke)
 	p.registry.file = o.Registry
 	if err := p.registry.restore(); err != nil {
 		p.log("%v; they have to join anew", err)
 	}
-	p.callers = &callers{registry: p.registry, domains: identity.Domains{Own: p.settings.TrustDomain, Aliases: p.settings.TrustDomainAliases}}
+	p.callers = &callers{
+		registry: p.registry, pods: p.pods, token: o.Token,
+		domains: identity.Domains{Own: p.settings.TrustDomain, Aliases: p.settings.TrustDomainAliases},
+	}
 	p.xds = xds.New(xds.Config{
 		Name:         "tulle " + o.Version,
 		Authenticate: p.callers.authenticate,
 		Panicked:     func(v any, stack []byte) { p.log("BUG: xds stream: %v\n%s", v, stack) },
-		Open: func(_ context.Context, c *identity.Caller, n *xds.Node) (*xds.Feed, error) {
-			x, err := p.callers.workload(c, n)
+		Open: func(ctx context.Context, c *identity.Caller, n *xds.Node) (*xds.Feed, error) {
+			x, err := p.callers.workload(ctx, c, n)
 			if err != nil {
 				return nil, err
 			}
@@ -161,6 +181,14 @@ func (p *Plane) Address() string { return p.tcp.Addr().String() }
 
 // Roots is the trust bundle, in PEM.
 func (p *Plane) Roots() []byte { return p.ca.Bundle() }
+
+// Certificate is the control plane's own, for its other servers: a
+// tls.Config's GetCertificate.
+func (p *Plane) Certificate(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return p.cert.get(h) }
+
+// Rekeyed is to be called when the authority has got another key: proxies are
+// told of its roots.
+func (p *Plane) Rekeyed() { p.poke() }
 
 // Run serves until ctx ends or the source fails. Everything it started has
 // ended when it returns.
@@ -302,6 +330,9 @@ func (p *Plane) Register(spec WorkloadSpec, uid *uint32) (*Registration, error) 
 	if g == nil {
 		return nil, ErrNotReady
 	}
+	if p.pods != nil {
+		return nil, fmt.Errorf("%w: this control plane serves a cluster's pods", ErrBadSpec)
+	}
 	return p.registry.register(spec, &g.fragment, uid)
 }
 
@@ -359,7 +390,7 @@ func (p *Plane) Notices() []model.Notice {
 		sessions = append(sessions, s)
 	}
 	p.memoMu.Unlock()
-	slices.SortFunc(sessions, func(a, b *session) int { return cmp.Compare(a.x.key, b.x.key) })
+	slices.SortFunc(sessions, func(a, b *session) int { return cmp.Compare(a.at.key, b.at.key) })
 	for _, s := range sessions {
 		all = append(all, s.allNotices()...)
 	}

@@ -258,6 +258,8 @@ func (x *registered) registration(token string) *Registration {
 	return out
 }
 
+func (x *registered) seat() seat { return seat{x.key, x.id, x.revoked} }
+
 // client is what the control plane knows of the workload.
 func (x *registered) client() model.Client {
 	c := clientOf(x.workload)

@@ -22,7 +22,7 @@ func TestSDSRotatesAtHalfLife(t *testing.T) {
 		p.compile(1, f, notices)
 		reg, err := p.Register(WorkloadSpec{Namespace: "shop", Deployment: "users"}, nil)
 		ok(t, err)
-		feed, err := p.open(p.registry.find(reg.ID), &xds.Node{UserAgent: "envoy"})
+		feed, err := p.open(p.registry.find(reg.ID).seat(), &xds.Node{UserAgent: "envoy"})
 		ok(t, err)
 		begin := time.Now()
 		var last string

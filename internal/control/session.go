@@ -20,7 +20,7 @@ const proxyAgent = "tulle-proxy"
 // session is one connected client. Safe for concurrent use.
 type session struct {
 	p        *Plane
-	x        *registered
+	at       seat
 	grpc     bool // a grpc library, which has another dialect of xDS
 	own      bool // makes its own key
 	features []string
@@ -42,9 +42,9 @@ type rejection struct {
 }
 
 // open implements xds.Config.Open.
-func (p *Plane) open(x *registered, n *xds.Node) (*xds.Feed, error) {
+func (p *Plane) open(at seat, n *xds.Node) (*xds.Feed, error) {
 	s := &session{
-		p: p, x: x, features: n.Features, rejected: map[[2]string]rejection{},
+		p: p, at: at, features: n.Features, rejected: map[[2]string]rejection{},
 		grpc: n.Metadata["GENERATOR"] == "grpc", own: n.UserAgent == proxyAgent,
 	}
 	if !s.own && !s.grpc {
@@ -57,7 +57,7 @@ func (p *Plane) open(x *registered, n *xds.Node) (*xds.Feed, error) {
 		s.close()
 		return nil, fmt.Errorf("%w: no configuration for it yet", xds.ErrUnknown)
 	}
-	return &xds.Feed{Key: x.key, Get: s.sets.Get, Rejected: s.refused, Gone: x.revoked, Close: s.close}, nil
+	return &xds.Feed{Key: at.key, Get: s.sets.Get, Rejected: s.refused, Gone: at.gone, Close: s.close}, nil
 }
 
 func (s *session) close() {
@@ -72,7 +72,7 @@ func (s *session) close() {
 
 // issue makes a new key and certificate, and plans for the next.
 func (s *session) issue() error {
-	pair, err := issue(s.p.ca, s.x.id)
+	pair, err := issue(s.p.ca, s.at.id)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (s *session) issue() error {
 	if !s.closed {
 		s.renew = time.AfterFunc(time.Until(pair.renew), func() {
 			if err := s.issue(); err != nil {
-				s.p.log("certificate of %s: %v", s.x.key, err)
+				s.p.log("certificate of %s: %v", s.at.key, err)
 			}
 			s.p.rekey(s)
 		})
@@ -122,7 +122,7 @@ func (s *session) publish(m *made) {
 // being computed.
 func (s *session) refused(r xds.Rejection) {
 	short := r.Type[strings.LastIndexByte(r.Type, '.')+1:]
-	text := fmt.Sprintf("the proxy of %s refused %s %s: %s", s.x.key, short, r.Name, r.Reason)
+	text := fmt.Sprintf("the proxy of %s refused %s %s: %s", s.at.key, short, r.Name, r.Reason)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []model.Notice

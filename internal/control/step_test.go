@@ -28,7 +28,7 @@ func TestStepsAreLikeAnew(t *testing.T) {
 		sessions := make([]*session, len(clients))
 		for i := range clients {
 			key := fmt.Sprint(i)
-			sessions[i] = &session{x: &registered{key: key}, own: i%2 == 0, features: clients[i].Features, grpc: i == 2}
+			sessions[i] = &session{at: seat{key: key}, own: i%2 == 0, features: clients[i].Features, grpc: i == 2}
 			mesh.Book().Do(func() { m.setClient(key, &clients[i]) })
 		}
 		for step := range *steps {
