@@ -183,6 +183,9 @@ func hashPolicy(h *model.HashKey) *routepb.RouteAction_HashPolicy {
 		if h.Cookie.TTL != nil {
 			c.Ttl = dur(*h.Cookie.TTL)
 		}
+		for _, a := range h.Cookie.Attributes {
+			c.Attributes = append(c.Attributes, &routepb.RouteAction_HashPolicy_CookieAttribute{Name: a.Name, Value: a.Value})
+		}
 		return &routepb.RouteAction_HashPolicy{PolicySpecifier: &routepb.RouteAction_HashPolicy_Cookie_{Cookie: c}}
 	default:
 		return &routepb.RouteAction_HashPolicy{PolicySpecifier: &routepb.RouteAction_HashPolicy_ConnectionProperties_{

@@ -1,6 +1,7 @@
 package lower
 
 import (
+	"cmp"
 	"math"
 	"net/netip"
 	"time"
@@ -219,11 +220,15 @@ func thresholds(p model.ConnectionPool) *clusterpb.CircuitBreakers {
 
 func balance(b *model.LoadBalancer, out *clusterpb.Cluster) {
 	var slow *clusterpb.Cluster_SlowStartConfig
-	if b.Warmup > 0 {
+	if w := b.Warmup; w != nil {
+		least := 10.0
+		if w.MinPercent != nil {
+			least = *w.MinPercent
+		}
 		slow = &clusterpb.Cluster_SlowStartConfig{
-			SlowStartWindow:  dur(b.Warmup),
-			Aggression:       &corepb.RuntimeDouble{DefaultValue: 1, RuntimeKey: "aggression"},
-			MinWeightPercent: &typepb.Percent{Value: 10},
+			SlowStartWindow:  dur(w.Duration),
+			Aggression:       &corepb.RuntimeDouble{DefaultValue: cmp.Or(w.Aggression, 1), RuntimeKey: "aggression"},
+			MinWeightPercent: &typepb.Percent{Value: least},
 		}
 	}
 	if out.GetType() == clusterpb.Cluster_ORIGINAL_DST {

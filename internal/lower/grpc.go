@@ -182,7 +182,7 @@ func (g *grpcLowering) cluster(c *model.Cluster) {
 	switch c.Balance.Algorithm {
 	case model.RingHash, model.Maglev:
 		ring := c.Balance
-		ring.Algorithm, ring.Warmup = model.RingHash, 0
+		ring.Algorithm, ring.Warmup = model.RingHash, nil
 		balance(&ring, out)
 	case model.LeastRequest:
 		out.LbPolicy = clusterpb.Cluster_LEAST_REQUEST

@@ -58,11 +58,18 @@ const (
 // LoadBalancer picks endpoints.
 type LoadBalancer struct {
 	Algorithm Balance
-	Hash      *HashKey      // with RingHash, Maglev
-	TableSize uint64        // ring minimum or maglev table; 0: default
-	Locality  *LocalityLB   // nil: mesh default
-	Warmup    time.Duration // 0: none
+	Hash      *HashKey    // with RingHash, Maglev
+	TableSize uint64      // ring minimum or maglev table; 0: default
+	Locality  *LocalityLB // nil: mesh default
+	Warmup    *Warmup     // nil: new endpoints get their share at once
 	Origin    Origin
+}
+
+// Warmup lets an endpoint's share grow for a time after it has come.
+type Warmup struct {
+	Duration   time.Duration
+	MinPercent *float64 // of its share at the beginning; nil: 10
+	Aggression float64  // of the growth: 1 is linear, more is faster at first; 0: 1
 }
 
 // HashKey of consistent hashing; exactly one is set.
@@ -76,6 +83,7 @@ type HashKey struct {
 type HashCookie struct {
 	Name, Path string
 	TTL        *time.Duration
+	Attributes []Header // in order, SameSite and the like; their names as written
 }
 
 // LocalityLB prefers endpoints by where they and the client are. Distribute

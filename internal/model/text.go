@@ -284,7 +284,12 @@ func textBalancer(f *form, x *LoadBalancer) {
 	f.note(&x.Origin)
 	enumArg(f, &x.Algorithm, algorithmNames)
 	uintAttr(f, "table", &x.TableSize)
-	f.duration("warmup", &x.Warmup)
+	one(f, "warmup", &x.Warmup, func(f *form, x *Warmup) {
+		f.duration("for", &x.Duration)
+		optional(f, "min", &x.MinPercent, func(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) },
+			func(s string) (float64, error) { return strconv.ParseFloat(s, 64) })
+		f.float("aggression", &x.Aggression)
+	})
 	one(f, "hash", &x.Hash, func(f *form, x *HashKey) {
 		f.str("header", &x.Header)
 		f.str("query", &x.Query)
@@ -293,6 +298,7 @@ func textBalancer(f *form, x *LoadBalancer) {
 			f.arg(&x.Name)
 			f.str("path", &x.Path)
 			optional(f, "ttl", &x.TTL, time.Duration.String, time.ParseDuration)
+			f.headers("attributes", &x.Attributes)
 		})
 	})
 	one(f, "locality", &x.Locality, textLocality)

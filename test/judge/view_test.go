@@ -71,9 +71,9 @@ func clusters() []*model.Cluster {
 			}
 		}),
 		clusterOf("round-robin", func(c *model.Cluster) {
-			c.Balance = model.LoadBalancer{Algorithm: model.RoundRobin, Warmup: time.Minute}
+			c.Balance = model.LoadBalancer{Algorithm: model.RoundRobin, Warmup: &model.Warmup{Duration: time.Minute}}
 		}),
-		clusterOf("least", func(c *model.Cluster) { c.Balance = model.LoadBalancer{Warmup: time.Minute} }),
+		clusterOf("least", func(c *model.Cluster) { c.Balance = model.LoadBalancer{Warmup: &model.Warmup{Duration: time.Minute}} }),
 		clusterOf("random", func(c *model.Cluster) { c.Balance.Algorithm = model.Random }),
 		clusterOf("ring", func(c *model.Cluster) {
 			c.Balance = model.LoadBalancer{Algorithm: model.RingHash, Hash: &model.HashKey{SourceIP: true}}

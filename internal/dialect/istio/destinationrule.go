@@ -1,6 +1,7 @@
 package istio
 
 import (
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -109,15 +110,27 @@ func (r *reading) loadBalancer(path string, in *networking.LoadBalancerSettings)
 		r.Invalid(path, "warmupDurationSecs and warmup exclude each other")
 	}
 	if d := in.WarmupDurationSecs; d != nil { //nolint:staticcheck // as above
-		out.Warmup = r.duration(path+".warmupDurationSecs", d, time.Millisecond)
+		out.Warmup = &model.Warmup{Duration: r.duration(path+".warmupDurationSecs", d, time.Millisecond)}
 	}
 	if w := in.Warmup; w != nil {
 		if w.Duration == nil {
 			r.Invalid(path+".warmup.duration", "is missing")
 		}
-		out.Warmup = r.duration(path+".warmup.duration", w.Duration, time.Millisecond)
+		out.Warmup = &model.Warmup{Duration: r.duration(path+".warmup.duration", w.Duration, time.Millisecond)}
+		if p := w.MinimumPercent; p != nil {
+			v := r.percent(path+".warmup.minimumPercent", p.Value)
+			out.Warmup.MinPercent = &v
+		}
+		if a := w.Aggression; a != nil {
+			if out.Warmup.Aggression = a.Value; a.Value < 1 {
+				r.Invalid(path+".warmup.aggression", "%g is less than 1", a.Value)
+			}
+		}
 	}
-	if out.Warmup > 0 && out.Algorithm != model.RoundRobin && out.Algorithm != model.LeastRequest {
+	if out.Warmup != nil && out.Warmup.Duration == 0 {
+		out.Warmup = nil
+	}
+	if out.Warmup != nil && out.Algorithm != model.RoundRobin && out.Algorithm != model.LeastRequest {
 		r.Doubtful(path, "warmup acts with ROUND_ROBIN and LEAST_REQUEST alone")
 	}
 	return out
@@ -148,6 +161,13 @@ func (r *reading) consistentHash(path string, in *networking.LoadBalancerSetting
 		if c.GetTtl() != nil {
 			ttl := r.duration(path+".httpCookie.ttl", c.Ttl, 0)
 			key.Cookie.TTL = &ttl
+		}
+		for i, a := range c.Attributes {
+			at := index(path+".httpCookie.attributes", i)
+			if a.Name == "" || strings.ContainsAny(a.Name+a.Value, "; \t\r\n,") || strings.Contains(a.Name, "=") {
+				r.Invalid(at, "%q is not the name and value of a cookie's attribute", clip(a.Name+"="+a.Value))
+			}
+			key.Cookie.Attributes = append(key.Cookie.Attributes, model.Header{Name: a.Name, Value: a.Value})
 		}
 	default:
 		r.Invalid(path, "one of httpHeaderName, httpCookie, useSourceIp, httpQueryParameterName is needed")

@@ -47,8 +47,9 @@ networking.v1alpha3.LoadBalancerSettings: simple consistentHash localityLbSettin
 networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB: httpHeaderName httpCookie useSourceIp httpQueryParameterName ringHash maglev minimumRingSize
 networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.RingHash: minimumRingSize
 networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.MagLev: tableSize
-networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.HTTPCookie: name path ttl
-networking.v1alpha3.WarmupConfiguration: duration
+networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.HTTPCookie: name path ttl attributes
+networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.HTTPCookie.Attribute: name value
+networking.v1alpha3.WarmupConfiguration: duration minimumPercent aggression
 networking.v1alpha3.LocalityLoadBalancerSetting: enabled distribute failover failoverPriority
 networking.v1alpha3.LocalityLoadBalancerSetting.Distribute: from to
 networking.v1alpha3.LocalityLoadBalancerSetting.Failover: from to

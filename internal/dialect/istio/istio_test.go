@@ -73,7 +73,6 @@ func TestFields(t *testing.T) {
 		"IstioIngressListener.bind",
 		"IstioIngressListener.tls",
 		"L4MatchAttributes.sourceSubnet",
-		"LoadBalancerSettings.ConsistentHashLB.HTTPCookie.attributes",
 		"LoadBalancerSettings.zoneAwareLbSetting",
 		"OutlierDetection.outlierDetectionHttpErrorCodes",
 		"Port.targetPort",
@@ -86,8 +85,6 @@ func TestFields(t *testing.T) {
 		"TrafficPolicy.RetryBudget.budgetInterval",
 		"TrafficPolicy.proxyProtocol",
 		"TrafficPolicy.tunnel",
-		"WarmupConfiguration.aggression",
-		"WarmupConfiguration.minimumPercent",
 	}
 	if diff := cmp.Diff(want, left); diff != "" {
 		t.Errorf("fields that are not acted on (-want +got):\n%s", diff)

@@ -231,6 +231,35 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// A new endpoint's share grows with its age; those of the beginning are all of
+// the same age, and share evenly.
+func TestWarmup(t *testing.T) {
+	w := &conf.Warmup{Window: 100 * time.Second, Min: .1, Aggression: 1}
+	fast := &conf.Warmup{Window: 100 * time.Second, Min: .2, Aggression: 2}
+	for _, tc := range []struct {
+		balance conf.Balance
+		warmup  *conf.Warmup
+		age     int64 // of the new one, in seconds
+		want    float64
+	}{
+		{conf.BalanceRoundRobin, w, 0, .1}, {conf.BalanceRoundRobin, w, 10, .1}, {conf.BalanceRoundRobin, w, 50, .5},
+		{conf.BalanceRoundRobin, w, 100, 1}, {conf.BalanceLeastRequest, w, 50, .5}, {conf.BalanceLeastRequest, w, 200, 1},
+		{conf.BalanceLeastRequest, fast, 1, .2}, {conf.BalanceLeastRequest, fast, 25, .5},
+		{conf.BalanceRandom, nil, 1, 1},
+	} {
+		c := conf.Cluster{Balance: tc.balance, Warmup: tc.warmup}
+		r, h := one(t, c, cla(conf.Locality{Endpoints: eps(1, 1, 1)}))
+		for i := 1; i <= 3; i++ {
+			near(t, "together", picks(t, h, 3000)[i], 1000, 120)
+		}
+		c.Type = conf.ClusterEDS
+		r.Apply(snapshot(&c, cla(conf.Locality{Endpoints: eps(1, 1, 1, 1)})), 1000*second)
+		r.Tick((1000 + tc.age) * second)
+		got := picks(t, h, 10_000)[4]
+		near(t, fmt.Sprintf("%v after %d s", tc.balance, tc.age), got, int(10_000*tc.want/(3+tc.want)), 200)
+	}
+}
+
 func TestPanicThreshold(t *testing.T) {
 	list := eps(1, 1, 1, 1)
 	for i := range 3 {

@@ -183,7 +183,8 @@ type live struct {
 	ejected    atomic.Int64
 	removed    atomic.Bool
 	ejections  atomic.Uint32 // multiplier of the next ejection's length
-	_          [24]byte
+	since      int64         // when it came; set when it is made
+	_          [16]byte
 }
 
 // Active requests or connections at this address now.

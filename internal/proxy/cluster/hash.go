@@ -19,7 +19,8 @@ import (
 // same endpoint. The zero value is none.
 type Cookie struct {
 	Name, Path, Value string
-	MaxAge            int // seconds; 0: a session cookie
+	MaxAge            int    // seconds; 0: a session cookie
+	Attributes        string // written as they are: "; SameSite=Lax"
 }
 
 // Append writes the cookie as a set-cookie value.
@@ -32,7 +33,7 @@ func (c *Cookie) Append(dst []byte) []byte {
 	if c.Path != "" {
 		dst = append(append(dst, "; Path="...), c.Path...)
 	}
-	return append(dst, "; HttpOnly"...)
+	return append(append(dst, c.Attributes...), "; HttpOnly"...)
 }
 
 // Hash combines the hash policies of a route for a request, as Envoy does. ok
@@ -90,7 +91,10 @@ func policyHash(p *conf.HashPolicy, h *stream.Head, remote netip.Addr) (uint64, 
 
 func newCookie(p *conf.HashPolicy, remote netip.Addr, random uint64) Cookie {
 	v := xxhash.Sum64(strconv.AppendUint(remote.AppendTo(nil), random, 16))
-	return Cookie{Name: p.Cookie, Path: p.CookiePath, Value: strconv.FormatUint(v, 16), MaxAge: int(p.CookieTTL.Seconds())}
+	return Cookie{
+		Name: p.Cookie, Path: p.CookiePath, Value: strconv.FormatUint(v, 16), MaxAge: int(p.CookieTTL.Seconds()),
+		Attributes: p.CookieAttributes,
+	}
 }
 
 // cookie finds a cookie's value, without quotes; nil: none.

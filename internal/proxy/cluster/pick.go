@@ -106,6 +106,9 @@ func (h *Handle) pickOnce(s *state, p *PickContext, try uint64) *Endpoint {
 		}
 	}
 	ep := h.choose(s.conf, set, p, rnd, hash)
+	if s.warm != 0 && !hashed && !l.panic && len(set.eps) > 1 {
+		ep = h.warmed(s, set, p, rnd, ep)
+	}
 	if ep == nil || l.panic || ep.live.ejected.Load() == 0 {
 		return ep
 	}
@@ -125,6 +128,26 @@ func (h *Handle) pickOnce(s *state, p *PickContext, try uint64) *Endpoint {
 		return ep
 	}
 	return nil
+}
+
+// maxWarm is how often an endpoint is chosen anew because it is too new.
+const maxWarm = 32
+
+// warmed takes a chosen endpoint that is new only as often as its age allows,
+// and else chooses again.
+func (h *Handle) warmed(s *state, set *set, p *PickContext, rnd uint64, ep *Endpoint) *Endpoint {
+	now := h.owner.now.Load()
+	if now >= s.warm {
+		return ep
+	}
+	for i := range uint64(maxWarm) {
+		dice := mix(rnd, 100+2*i)
+		if f := s.conf.Warmup.Share(now - ep.live.since); f >= 1 || float64(dice>>11)/(1<<53) < f {
+			break
+		}
+		ep = h.choose(s.conf, set, p, mix(rnd, 101+2*i), 0)
+	}
+	return ep
 }
 
 // level by load; n is 0..99.

@@ -19,7 +19,8 @@ type Options struct {
 type Registry struct {
 	opts  Options
 	slots atomic.Pointer[map[string]*slot]
-	dirty atomic.Bool // some handle is dirty
+	dirty atomic.Bool  // some handle is dirty
+	now   atomic.Int64 // the loops' clock when it was last told
 
 	mu      sync.Mutex // Apply, Tick, Close
 	retired map[string]*Handle
@@ -152,6 +153,7 @@ func (r *Registry) Apply(s *conf.Snapshot, now int64) {
 	if r.closed {
 		return
 	}
+	r.now.Store(now)
 	old := *r.slots.Load()
 	next := make(map[string]*slot, len(s.Clusters))
 	for name, c := range s.Clusters {
@@ -243,6 +245,7 @@ func (r *Registry) Tick(now int64) {
 	if r.closed {
 		return
 	}
+	r.now.Store(now)
 	dirty := r.dirty.Swap(false)
 	for _, at := range *r.slots.Load() {
 		h := at.handle.Load()

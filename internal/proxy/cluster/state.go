@@ -13,6 +13,7 @@ type state struct {
 	conf   *conf.Cluster
 	all    []*Endpoint
 	levels []level // by priority, 0 first
+	warm   int64   // until then some endpoint is new (conf.Warmup); 0: none is
 }
 
 // level is one priority. load is its share of requests in percent; panic means
@@ -82,6 +83,11 @@ func (h *Handle) build(r *Registry) {
 		}
 	}
 	h.live = seen
+	if w := c.Warmup; w != nil {
+		for _, e := range s.all {
+			s.warm = max(s.warm, e.live.since+int64(w.Window))
+		}
+	}
 	s.levels = levels(c, over, groups, weights)
 	h.state.Store(s)
 }
@@ -98,7 +104,7 @@ func (h *Handle) endpoint(c *conf.Cluster, l *conf.Locality, e *conf.Endpoint, p
 	}
 	lv := h.live[k]
 	if lv == nil {
-		lv = &live{}
+		lv = &live{since: h.owner.now.Load()}
 	}
 	seen[k] = lv
 	ep := &Endpoint{

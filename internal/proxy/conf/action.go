@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"fmt"
 	"math"
 	"strings"
 	"time"
@@ -173,6 +174,15 @@ func hashPolicy(m *wire.RouteActionHashPolicy) (HashPolicy, error) {
 		}
 		if !headerValue(h.CookiePath) || strings.Contains(h.CookiePath, ";") {
 			return h, refuse("cookie.path", "%q is no cookie path", h.CookiePath)
+		}
+		for i, a := range m.Cookie.Attributes {
+			if !headerName(a.Name) || !headerValue(a.Value) || strings.Contains(a.Value, ";") {
+				return h, refuse(fmt.Sprintf("cookie.attributes[%d]", i), "%q is no cookie attribute", a.Name+"="+a.Value)
+			}
+			h.CookieAttributes += "; " + a.Name
+			if a.Value != "" {
+				h.CookieAttributes += "=" + a.Value
+			}
 		}
 		var err error
 		if h.CookieTTL, err = duration(m.Cookie.Ttl, "cookie.ttl", 0); err != nil {

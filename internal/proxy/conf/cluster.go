@@ -122,11 +122,19 @@ func (c *Cluster) balance(m *wire.Cluster) error {
 	switch m.LbPolicy {
 	case wire.ClusterLbPolicyRoundRobin:
 		c.Balance = BalanceRoundRobin
+		if l := m.RoundRobinLbConfig; l != nil {
+			if err := c.warmup(l.SlowStartConfig); err != nil {
+				return in(err, "round_robin_lb_config.slow_start_config")
+			}
+		}
 	case wire.ClusterLbPolicyLeastRequest:
 		c.Balance = BalanceLeastRequest
 		if l := m.LeastRequestLbConfig; l != nil {
 			if c.Choices = or(l.ChoiceCount, 0); l.ChoiceCount != nil && c.Choices < 2 {
 				return refuse("least_request_lb_config.choice_count", "less than 2")
+			}
+			if err := c.warmup(l.SlowStartConfig); err != nil {
+				return in(err, "least_request_lb_config.slow_start_config")
 			}
 		}
 	case wire.ClusterLbPolicyRandom:
@@ -157,6 +165,30 @@ func (c *Cluster) balance(m *wire.Cluster) error {
 	if (c.Type == ClusterOriginalDst) != (c.Balance == BalanceClusterProvided) {
 		return refuse("lb_policy", "CLUSTER_PROVIDED belongs to ORIGINAL_DST, and only to it")
 	}
+	return nil
+}
+
+// warmup reads the slow start of new endpoints; nil: there is none.
+func (c *Cluster) warmup(m *wire.ClusterSlowStartConfig) error {
+	if m == nil || m.SlowStartWindow == nil {
+		return nil
+	}
+	w := &Warmup{Window: *m.SlowStartWindow, Min: .1, Aggression: 1}
+	if p := m.MinWeightPercent; p != nil {
+		w.Min = p.Value / 100
+	}
+	if a := m.Aggression; a != nil && a.DefaultValue > 0 {
+		w.Aggression = a.DefaultValue
+	}
+	switch {
+	case w.Window <= 0:
+		return refuse("slow_start_window", "must be positive")
+	case !(w.Min >= 0 && w.Min <= 1):
+		return refuse("min_weight_percent", "must be from 0 to 100")
+	case math.IsNaN(w.Aggression) || math.IsInf(w.Aggression, 0):
+		return refuse("aggression", "must be a number")
+	}
+	c.Warmup = w
 	return nil
 }
 

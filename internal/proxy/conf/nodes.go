@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"math"
 	"net/netip"
 	"regexp"
 	"time"
@@ -398,6 +399,7 @@ type Mirror struct {
 // HashPolicy for consistent hashing; one of the sources.
 type HashPolicy struct {
 	Header, Query, Cookie, CookiePath string
+	CookieAttributes                  string // "; NAME=VALUE" each
 	CookieTTL                         time.Duration
 	MakeCookie                        bool
 	SourceIP                          bool
@@ -577,6 +579,7 @@ type Cluster struct {
 	TableSize                           uint64
 	Choices                             uint32        // of least request; 0: 2
 	LocalityWeighted                    bool          // Locality.Weight counts
+	Warmup                              *Warmup       // slow start; nil: none
 	ConnectTimeout                      time.Duration // 0: 5 s, Envoy's default
 	Limits                              Limits
 	Outlier                             *Outlier
@@ -596,6 +599,25 @@ type Cluster struct {
 	Host, ServiceName, ServiceNamespace string // from filter_metadata["istio"].services
 	External                            bool
 	Origin                              []string // origin ids
+}
+
+// Warmup lets an endpoint's share grow while it is new (SlowStartConfig).
+type Warmup struct {
+	Window     time.Duration
+	Min        float64 // of its share at the beginning, 0..1
+	Aggression float64 // its share is time/Window to the power 1/Aggression
+}
+
+// Share of an endpoint that came so many nanoseconds ago, 0..1.
+func (w *Warmup) Share(age int64) float64 {
+	f := float64(max(age, int64(time.Millisecond))) / float64(w.Window)
+	if f >= 1 {
+		return 1
+	}
+	if w.Aggression != 1 {
+		f = math.Pow(f, 1/w.Aggression)
+	}
+	return max(f, w.Min)
 }
 
 // UpstreamProtocol spoken to endpoints.

@@ -2798,9 +2798,10 @@ func (m *RouteActionHashPolicyHeader) decode(d *decoder, b []byte) *Error {
 
 // RouteActionHashPolicyCookie is envoy.config.route.v3.RouteAction.HashPolicy.Cookie.
 type RouteActionHashPolicyCookie struct {
-	Name string
-	Ttl  *time.Duration
-	Path string
+	Name       string
+	Ttl        *time.Duration
+	Path       string
+	Attributes []*RouteActionHashPolicyCookieAttribute
 }
 
 func (m *RouteActionHashPolicyCookie) decode(d *decoder, b []byte) *Error {
@@ -2822,7 +2823,39 @@ func (m *RouteActionHashPolicyCookie) decode(d *decoder, b []byte) *Error {
 		case 3:
 			m.Path, n, err = d.str(typ, b, "path")
 		case 4:
-			n, err = refuse(num, typ, b, "attributes", false)
+			e := new(RouteActionHashPolicyCookieAttribute)
+			n, err = d.sub(e, typ, b, "attributes", len(m.Attributes))
+			m.Attributes = append(m.Attributes, e)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// RouteActionHashPolicyCookieAttribute is envoy.config.route.v3.RouteAction.HashPolicy.CookieAttribute.
+type RouteActionHashPolicyCookieAttribute struct {
+	Name  string
+	Value string
+}
+
+func (m *RouteActionHashPolicyCookieAttribute) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			m.Name, n, err = d.str(typ, b, "name")
+		case 2:
+			m.Value, n, err = d.str(typ, b, "value")
 		default:
 			return unknownField(num)
 		}
@@ -7134,7 +7167,8 @@ func (m *ClusterMaglevLbConfig) decode(d *decoder, b []byte) *Error {
 
 // ClusterLeastRequestLbConfig is envoy.config.cluster.v3.Cluster.LeastRequestLbConfig.
 type ClusterLeastRequestLbConfig struct {
-	ChoiceCount *uint32
+	ChoiceCount     *uint32
+	SlowStartConfig *ClusterSlowStartConfig
 }
 
 func (m *ClusterLeastRequestLbConfig) decode(d *decoder, b []byte) *Error {
@@ -7151,9 +7185,86 @@ func (m *ClusterLeastRequestLbConfig) decode(d *decoder, b []byte) *Error {
 				return twice("choice_count")
 			}
 			m.ChoiceCount, n, err = d.uint32Value(typ, b, "choice_count")
+		case 3:
+			if m.SlowStartConfig != nil {
+				return twice("slow_start_config")
+			}
+			m.SlowStartConfig = new(ClusterSlowStartConfig)
+			n, err = d.sub(m.SlowStartConfig, typ, b, "slow_start_config", -1)
 		case 2:
 			n, err = refuse(num, typ, b, "active_request_bias", false)
-		case 3: // harmless
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// ClusterSlowStartConfig is envoy.config.cluster.v3.Cluster.SlowStartConfig.
+type ClusterSlowStartConfig struct {
+	SlowStartWindow  *time.Duration
+	Aggression       *RuntimeDouble
+	MinWeightPercent *Percent
+}
+
+func (m *ClusterSlowStartConfig) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			if m.SlowStartWindow != nil {
+				return twice("slow_start_window")
+			}
+			m.SlowStartWindow, n, err = d.duration(typ, b, "slow_start_window")
+		case 2:
+			if m.Aggression != nil {
+				return twice("aggression")
+			}
+			m.Aggression = new(RuntimeDouble)
+			n, err = d.sub(m.Aggression, typ, b, "aggression", -1)
+		case 3:
+			if m.MinWeightPercent != nil {
+				return twice("min_weight_percent")
+			}
+			m.MinWeightPercent = new(Percent)
+			n, err = d.sub(m.MinWeightPercent, typ, b, "min_weight_percent", -1)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// RuntimeDouble is envoy.config.core.v3.RuntimeDouble.
+type RuntimeDouble struct {
+	DefaultValue float64
+}
+
+func (m *RuntimeDouble) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			m.DefaultValue, n, err = d.double(typ, b, "default_value")
+		case 2: // harmless
 			n, err = skip(num, typ, b, protowire.BytesType)
 		default:
 			return unknownField(num)
@@ -7168,6 +7279,7 @@ func (m *ClusterLeastRequestLbConfig) decode(d *decoder, b []byte) *Error {
 
 // ClusterRoundRobinLbConfig is envoy.config.cluster.v3.Cluster.RoundRobinLbConfig.
 type ClusterRoundRobinLbConfig struct {
+	SlowStartConfig *ClusterSlowStartConfig
 }
 
 func (m *ClusterRoundRobinLbConfig) decode(d *decoder, b []byte) *Error {
@@ -7179,8 +7291,12 @@ func (m *ClusterRoundRobinLbConfig) decode(d *decoder, b []byte) *Error {
 		b = b[n:]
 		var err *Error
 		switch num {
-		case 1: // harmless
-			n, err = skip(num, typ, b, protowire.BytesType)
+		case 1:
+			if m.SlowStartConfig != nil {
+				return twice("slow_start_config")
+			}
+			m.SlowStartConfig = new(ClusterSlowStartConfig)
+			n, err = d.sub(m.SlowStartConfig, typ, b, "slow_start_config", -1)
 		default:
 			return unknownField(num)
 		}
