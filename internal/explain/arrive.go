@@ -192,6 +192,9 @@ func (r *run) choose(s *side, to *hop) *target {
 			if first == nil {
 				first = t
 			}
+			if t.workload.Gateway { // it may lead there
+				return t
+			}
 		}
 		if first == nil {
 			first = &target{cluster: h.Conf()}
@@ -320,9 +323,12 @@ func (r *run) inbound(caller *side, t *target, http bool) error {
 	}
 	cl.Features = []string{lower.FeatureBridge}
 	caller.speaks(t)
-	if !t.workload.MTLS || t.workload.Gateway {
+	if t.workload.Gateway {
+		return r.onward(t, cl, name, http)
+	}
+	if !t.workload.MTLS {
 		step := Step{Proxy: name, Stage: "inbound", Verdict: "reached", Why: "no sidecar of the mesh is in front of this workload"}
-		if t.tls != nil && t.tls.Mesh && !t.workload.Gateway {
+		if t.tls != nil && t.tls.Mesh {
 			step.Verdict, step.Why = "refused", step.Why+", nobody there answers mesh mTLS"
 			r.tlsError(&inflight{tls: true}, http)
 		}
@@ -345,15 +351,63 @@ func (r *run) inbound(caller *side, t *target, http bool) error {
 	}
 	before := *r.a
 	s.admit(r, l, &in, http)
-	// the caller's side stays what the answer is about
-	r.a.Listener, r.a.VirtualHost, r.a.Route = before.Listener, before.VirtualHost, before.Route
-	r.a.Request, r.a.Destinations, r.a.Timeout, r.a.Retries = before.Request, before.Destinations, before.Timeout, before.Retries
+	r.a.keep(&before)
 	if r.a.Outcome == "" {
 		r.a.Outcome = before.Outcome
 	}
 	if r.a.Outcome == Routed || r.a.Outcome == Passthrough {
 		r.a.Outcome, r.a.Status, r.a.ResponseFlags = before.Outcome, before.Status, before.ResponseFlags
 		s.step("inbound", "reached", "the request reaches the program at "+program(s, t.addr.Port()))
+	}
+	return nil
+}
+
+// keep puts the caller's side back: it stays what the answer is about.
+func (a *Answer) keep(caller *Answer) {
+	a.Listener, a.VirtualHost, a.Route = caller.Listener, caller.VirtualHost, caller.Route
+	a.Request, a.Destinations, a.Timeout, a.Retries = caller.Request, caller.Destinations, caller.Timeout, caller.Retries
+}
+
+// maxHops is how many gateways an explanation follows a request through.
+const maxHops = 4
+
+// onward runs a gateway within the mesh that a request was sent to (egress,
+// most often), and what stands behind it.
+func (r *run) onward(t *target, cl model.Client, name string, http bool) error {
+	s := newSide(name, r.c.Mesh.View(cl), r.a)
+	defer s.close()
+	if r.hops++; r.hops > maxHops {
+		s.step("listener", "not_followed", fmt.Sprintf("%d gateways were passed, no more are looked at", maxHops))
+		return nil
+	}
+	in := inflight{destination: t.addr, source: netip.AddrPortFrom(r.source, 0)}
+	if !http { // bytes, as the program sent them
+		in.tls, in.sni, in.alpn = r.q.TLS, r.q.SNI, r.q.ALPN
+	}
+	if !r.secure(s, t, &in, cl) {
+		return nil
+	}
+	i := slices.IndexFunc(s.view.Servers, func(p *model.GatewayPort) bool {
+		return p.Port == t.addr.Port() || p.Listen.IsValid() && p.Listen.Port() == t.addr.Port()
+	})
+	if i < 0 || s.snap.Listeners[s.view.Servers[i].Name] == nil {
+		s.step("listener", "no_match", fmt.Sprintf("no server of a Gateway opens port %d of this workload", t.addr.Port()))
+		r.tlsError(&in, http)
+		return nil
+	}
+	p := s.view.Servers[i]
+	s.entry = p.Origin
+	s.stepAt("listener", "matched", fmt.Sprintf("port %d is listener %s", t.addr.Port(), p.Name), p.Origin)
+	before := *r.a
+	defer func() { r.a.keep(&before) }()
+	r.a.Outcome = ""
+	r.self, r.source = principal(r.c.Mesh.Settings.TrustDomain, cl), addressOf(cl)
+	to := s.connection(r, s.snap.Listeners[p.Name], &in)
+	switch {
+	case to != nil:
+		return r.arrive(s, to)
+	case r.a.Outcome == TLSError || r.a.Outcome == NoListener:
+		r.tlsError(&in, http)
 	}
 	return nil
 }

@@ -49,6 +49,7 @@ type run struct {
 	port   uint16
 	source netip.Addr // of the caller
 	self   string     // the caller's principal
+	hops   int        // gateways passed
 }
 
 // Explain decides what would happen. Errors are about the query: unknown

@@ -299,7 +299,7 @@ func duration(d time.Duration) string {
 
 // destinations notes the clusters with their live endpoints.
 func (s *side) destinations(r *run, cs []conf.WeightedCluster) {
-	r.a.Destinations = r.a.Destinations[:0]
+	r.a.Destinations = []Destination{} // an answer that is kept may have the old list
 	for i := range cs {
 		d := Destination{Cluster: cs[i].Name, Weight: cs[i].Weight, TLS: "none"}
 		if len(cs) == 1 {

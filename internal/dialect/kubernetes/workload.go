@@ -151,10 +151,12 @@ func (in *input) workload(r *dialect.Report, path string, labels, annotations ma
 			}
 		}
 	}
+	if w.Gateway = gateway(annotations, s); w.Gateway {
+		w.MTLS = false // its servers say what their ports speak
+	}
 	if mode, ok := labels[tlsModeLabel]; ok {
 		w.MTLS = mode == "istio"
 	}
-	w.Gateway = gateway(annotations, s)
 	return w
 }
 
