@@ -39,7 +39,7 @@ func (p *Proxy) feed(ctx context.Context) error {
 		Names:     p.names != nil && p.board == nil,
 		Demand:    p.demand(),
 		Node:      node,
-		Gate:      p.group.Gate().Do,
+		Gate:      p.group.Gate().Insist,
 		Publish:   func(s *conf.Snapshot) { p.publish(ctx, s) },
 		Log:       p.log,
 	})
@@ -51,7 +51,10 @@ func (p *Proxy) feed(ctx context.Context) error {
 
 // publish puts a snapshot in force: clusters first, then what names them.
 func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
-	trust, bad := p.secrets.Update(s.Secrets) // before anything that shows or checks them
+	var trust bool
+	var bad map[string]error
+	work := func(fn func()) { _ = p.group.Gate().Insist(context.WithoutCancel(ctx), fn) }
+	work(func() { trust, bad = p.secrets.Update(s.Secrets) }) // before anything that shows or checks them
 	for _, n := range slices.Sorted(maps.Keys(bad)) {
 		p.log.Warn("a certificate cannot be used", "secret", n, "error", bad[n])
 	}
@@ -62,7 +65,7 @@ func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 	if s.Names != nil && p.names != nil {
 		p.names.Update(s.Names)
 	}
-	p.clusters.Apply(s, loop.Nanotime())
+	work(func() { p.clusters.Apply(s, loop.Nanotime()) })
 	warm, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := p.clusters.Warm(warm); err != nil && ctx.Err() == nil {

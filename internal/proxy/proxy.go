@@ -155,6 +155,7 @@ func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
 	}
 	runtime.GOMAXPROCS(n + 1)
 	debug.SetGCPercent(50)
+	loop.Prompt()
 	p := &Proxy{boot: boot, log: log, memory: overload.New(overload.Limit(), overload.Used), started: time.Now(), served: make(chan struct{}), unfed: make(chan struct{}),
 		goodbye: make(chan struct{}), nameSockets: map[string]nameSocket{}}
 	p.snapshot.Store(conf.NewSnapshot())

@@ -58,6 +58,7 @@ type stateFile struct {
 	off      bool      // given up
 	// lookups makes the record of that name; nil: there is none.
 	lookups func() []byte
+	work    func(func()) // runs what costs CPU
 }
 
 // header is the first line.
@@ -68,8 +69,8 @@ type header struct {
 	Saved    time.Time `json:"saved"`
 }
 
-func newStateFile(path, identity string) *stateFile {
-	return &stateFile{path: path, identity: identity, changes: map[ref]saved{}}
+func newStateFile(path, identity string, work func(func())) *stateFile {
+	return &stateFile{path: path, identity: identity, changes: map[ref]saved{}, work: work}
 }
 
 func (d *disk) file(k kind) *stateFile {
@@ -149,7 +150,20 @@ func (s *stateFile) write(now time.Time) error {
 	return fmt.Errorf("%s, tried again in %v: %w", s.path, saveAgain, err)
 }
 
-func (s *stateFile) merge(now time.Time) error {
+func (s *stateFile) merge(now time.Time) (err error) {
+	var b []byte
+	if s.work(func() { b, err = s.merged(now) }); err != nil {
+		return err
+	}
+	if err := writeFile(s.path, b); err != nil {
+		return err
+	}
+	s.epoch++
+	return nil
+}
+
+// merged is what the file should hold.
+func (s *stateFile) merged(now time.Time) ([]byte, error) {
 	all := map[ref]saved{}
 	if s.epoch > 0 {
 		var err error
@@ -158,9 +172,9 @@ func (s *stateFile) merge(now time.Time) error {
 		switch {
 		case err == nil:
 		case errors.As(err, &io) && !errors.Is(err, fs.ErrNotExist):
-			return err // it may be readable later
+			return nil, err // it may be readable later
 		default:
-			return fmt.Errorf("%w: %w", errLost, err)
+			return nil, fmt.Errorf("%w: %w", errLost, err)
 		}
 	}
 	for r, c := range s.changes {
@@ -173,11 +187,7 @@ func (s *stateFile) merge(now time.Time) error {
 	if s.lookups != nil {
 		all[keptLookups] = saved{body: s.lookups()}
 	}
-	if err := writeFile(s.path, s.encode(all, now)); err != nil {
-		return err
-	}
-	s.epoch++
-	return nil
+	return s.encode(all, now), nil
 }
 
 // encode writes header, records and checksum.
@@ -292,8 +302,9 @@ func (f *Feed) load(ctx context.Context) {
 			continue
 		}
 		s.sweep()
-		all, err := s.read()
-		if err != nil {
+		var all map[ref]saved
+		var err error
+		if s.work(func() { all, err = s.read() }); err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
 				f.c.Log.Warn("configuration of an earlier run is not used", "file", s.path, "error", err)
 			}

@@ -118,14 +118,14 @@ func TestFullDisk(t *testing.T) {
 // FuzzStateFile reads anything that has a right checksum: an error or
 // resources, never more.
 func FuzzStateFile(f *testing.F) {
-	s := newStateFile("", "me")
+	s := newStateFile("", "me", func(fn func()) { fn() })
 	f.Add(s.encode(map[ref]saved{{cds, "a"}: {"1", []byte("body")}, {rds, "b"}: {"", nil}}, time.Unix(0, 0)))
 	f.Add([]byte(`{"format":1,"identity":"me"}` + "\n\xff\xff\xff\xff\xff\xff\xff\xff\x7f----"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) < 4 {
 			return
 		}
-		s := newStateFile(filepath.Join(t.TempDir(), "f"), "me")
+		s := newStateFile(filepath.Join(t.TempDir(), "f"), "me", func(fn func()) { fn() })
 		b = appendSum(b[:len(b)-4])
 		if err := os.WriteFile(s.path, b, 0o600); err != nil {
 			t.Fatal(err)

@@ -17,8 +17,8 @@
 // gateways, rest in Config.SecretDir.
 //
 // One goroutine owns all state (Feed.Run); the stream, the certificate and the
-// files have goroutines of their own which hand it functions to run. Decoding
-// passes Config.Gate in pieces of a millisecond.
+// files have goroutines of their own which hand it functions to run. What costs
+// CPU passes Config.Gate, decoding in pieces of a millisecond.
 //
 // The connection is made by rpc, on the proxy's own HTTP/2.
 //

@@ -43,8 +43,9 @@ type Config struct {
 	// call at a time. It should not block for long. The first one is whole: all
 	// that the control plane told, or else an earlier run.
 	Publish func(*conf.Snapshot)
-	// Gate runs CPU work beside the event loops; an error says to come again.
-	// nil: it is just run.
+	// Gate runs CPU work beside the event loops, in pieces of about a
+	// millisecond where that can be; an error is the context's. nil: it is just
+	// run.
 	Gate func(context.Context, func()) error
 	Log  *slog.Logger // nil: slog.Default
 
@@ -108,13 +109,13 @@ func New(c Config) (*Feed, error) {
 	}
 	f.disk = &disk{}
 	if c.StateDir != "" {
-		f.disk.plain = newStateFile(filepath.Join(c.StateDir, "config.state"), c.Identity)
+		f.disk.plain = newStateFile(filepath.Join(c.StateDir, "config.state"), c.Identity, f.work)
 		if f.demand != nil {
 			f.disk.plain.lookups = f.demand.save
 		}
 	}
 	if c.SecretDir != "" {
-		f.disk.secret = newStateFile(filepath.Join(c.SecretDir, "secrets.state"), c.Identity)
+		f.disk.secret = newStateFile(filepath.Join(c.SecretDir, "secrets.state"), c.Identity, f.work)
 	}
 	if f.t = c.transport; f.t == nil {
 		t, err := dial(&c, f.pair.Load)
@@ -162,6 +163,9 @@ func (f *Feed) Run(ctx context.Context) error {
 	return errors.Join(err, f.disk.close())
 }
 
+// work runs fn through the gate, which serves it whatever else there is.
+func (f *Feed) work(fn func()) { _ = f.c.Gate(context.Background(), fn) }
+
 // drain runs what waits already, so that one snapshot tells of all of it.
 func (f *Feed) drain() {
 	for range 64 {
@@ -205,8 +209,8 @@ func (f *Feed) next() time.Duration {
 // what is new.
 func (f *Feed) advance() {
 	for {
-		s, wake := f.compute(time.Now())
-		f.wake = wake
+		var s *conf.Snapshot
+		f.work(func() { s, f.wake = f.compute(time.Now()) })
 		if s != nil {
 			f.unpublished = s
 		}
@@ -221,7 +225,8 @@ func (f *Feed) advance() {
 			break
 		}
 		f.resub = false
-		if !f.subscribe() {
+		forgot := false
+		if f.work(func() { forgot = f.subscribe() }); !forgot {
 			break
 		}
 	}
@@ -252,7 +257,7 @@ func (f *Feed) tidy(now time.Time) {
 		}
 	case !f.tidyAt.After(now):
 		f.fresh, f.tidyAt, f.tidied = 0, time.Time{}, now
-		_ = f.c.Gate(context.Background(), debug.FreeOSMemory) // a full gate has other work: next time
+		f.work(debug.FreeOSMemory)
 	}
 }
 

@@ -99,8 +99,8 @@ func (f *Feed) session(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r, err := parse(b)
-		if err != nil {
+		var r *response
+		if f.work(func() { r, err = parse(b) }); err != nil {
 			return err
 		}
 		if !f.post(ctx, func() { f.receive(ctx, l, r) }) {

@@ -108,7 +108,7 @@ func (f *Feed) decode(ctx context.Context, k kind, items []*item) error {
 		f.fresh += len(x.body)
 	}
 	for len(items) > 0 {
-		err := f.c.Gate(ctx, func() {
+		if err := f.c.Gate(ctx, func() {
 			start := time.Now()
 			for len(items) > 0 {
 				items[0].decode(k)
@@ -117,14 +117,8 @@ func (f *Feed) decode(ctx context.Context, k kind, items []*item) error {
 					return
 				}
 			}
-		})
-		if err == nil {
-			continue
-		}
-		select { // the gate is full: come again
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(5 * time.Millisecond):
+		}); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -172,10 +166,19 @@ func needs(node any) conf.Needs {
 // take brings a response into the store. It returns the names that changed,
 // what is to be kept on disk, and what was refused, by name.
 func (f *Feed) take(ctx context.Context, k kind, r *response) (changed []string, refused map[string]string, err error) {
-	s := f.stores[k]
-	refused = map[string]string{}
 	var fresh []*item
-	named := map[string]bool{}
+	refused, named := map[string]string{}, make(map[string]bool, len(r.resources))
+	f.work(func() { changed, fresh = f.sift(k, r, named, refused) })
+	if err := f.decode(ctx, k, fresh); err != nil {
+		return nil, nil, err
+	}
+	f.work(func() { changed = f.keep(k, r, fresh, changed, named, refused) })
+	return changed, refused, nil
+}
+
+// sift notes the names of a response, and finds what of it is new.
+func (f *Feed) sift(k kind, r *response, named map[string]bool, refused map[string]string) (changed []string, fresh []*item) {
+	s := f.stores[k]
 	for _, x := range r.resources {
 		if named[x.name] {
 			refused[x.name] = "twice in one response"
@@ -201,9 +204,12 @@ func (f *Feed) take(ctx context.Context, k kind, r *response) (changed []string,
 			fresh = append(fresh, it)
 		}
 	}
-	if err := f.decode(ctx, k, fresh); err != nil {
-		return nil, nil, err
-	}
+	return changed, fresh
+}
+
+// keep takes what was decoded, and drops what is gone.
+func (f *Feed) keep(k kind, r *response, fresh []*item, changed []string, named map[string]bool, refused map[string]string) []string {
+	s := f.stores[k]
 	for _, x := range fresh {
 		if x.err == nil && s.entries[x.name] == nil && len(s.entries) >= maxResources {
 			x.err = fmt.Errorf("more than %d resources", maxResources)
@@ -233,7 +239,7 @@ func (f *Feed) take(ctx context.Context, k kind, r *response) (changed []string,
 			changed = append(changed, name)
 		}
 	}
-	return changed, refused, nil
+	return changed
 }
 
 func (s *store) refuse(x *item) {

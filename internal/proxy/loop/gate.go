@@ -3,7 +3,6 @@ package loop
 import (
 	"context"
 	"errors"
-	"runtime"
 	"sync/atomic"
 )
 
@@ -13,8 +12,9 @@ var ErrGateFull = errors.New("work gate: too many waiting")
 // Gate admits CPU work that runs beside the loops: handshakes, decoding of
 // configuration, token checks, scrapes. It has as many slots as processors
 // are left over by the loops, so that such work cannot delay a loop, and its
-// queue is bounded. It is safe for concurrent use, but never from a loop:
-// Acquire and Do block.
+// queue is bounded; who holds a slot stays on a thread that lets the loops'
+// threads go first (see Prompt). It is safe for concurrent use, but never from
+// a loop: Acquire and Do block.
 type Gate struct {
 	slots   chan struct{}
 	queue   int32
@@ -28,9 +28,17 @@ func NewGate(slots, queue int) *Gate {
 }
 
 // Acquire waits for a slot. It returns ErrGateFull at once when the queue is
-// full, or the context's error. The caller must Release, also before it waits
-// for anything else than the CPU.
+// full, or the context's error. The caller must Release in the same goroutine,
+// also before it waits for anything else than the CPU.
 func (g *Gate) Acquire(ctx context.Context) error {
+	err := g.enter(ctx)
+	if err == nil {
+		stepBack()
+	}
+	return err
+}
+
+func (g *Gate) enter(ctx context.Context) error {
 	select {
 	case g.slots <- struct{}{}:
 		return nil
@@ -51,6 +59,7 @@ func (g *Gate) Acquire(ctx context.Context) error {
 
 // Release gives the slot back.
 func (g *Gate) Release() {
+	stepForth()
 	select {
 	case <-g.slots:
 	default:
@@ -58,26 +67,18 @@ func (g *Gate) Release() {
 	}
 }
 
-// Yield lets others run between two pieces of work (about 1 ms each). The
-// slot is given up and taken again behind those who wait; when that fails the
-// slot is not held.
-func (g *Gate) Yield(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		g.Release()
-		return err
-	}
-	if g.waiting.Load() == 0 {
-		runtime.Gosched()
-		return nil
-	}
-	g.Release()
-	// Not Acquire: who was admitted once is not turned away by a full queue.
+// Insist runs fn in a slot however many wait: for what must be done, of which
+// there is little. The error is the context's.
+func (g *Gate) Insist(ctx context.Context, fn func()) error {
 	select {
 	case g.slots <- struct{}{}:
-		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	stepBack()
+	defer g.Release()
+	fn()
+	return nil
 }
 
 // Do runs fn in a slot.

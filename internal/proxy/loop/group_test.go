@@ -227,16 +227,53 @@ func TestGate(t *testing.T) {
 	for g.Waiting() == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	if err := g.Yield(ctx); err != nil { // hands over, then gets a slot again
-		t.Error(err)
-	}
+	g.Release()
 	if err := recv(t, got); err != nil {
 		t.Error(err)
 	}
+	if err := g.Acquire(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var insisted []chan error
+	for range 3 { // more than may wait
+		c := make(chan error, 1)
+		insisted = append(insisted, c)
+		go func() { c <- g.Insist(ctx, func() {}) }()
+	}
+	if err := g.Insist(short, func() { t.Error("ran") }); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
 	g.Release()
+	for _, c := range insisted {
+		if err := recv(t, c); err != nil {
+			t.Error(err)
+		}
+	}
 	g.Release()
 	if len(g.slots) != 0 {
 		t.Errorf("%d slots taken", len(g.slots))
+	}
+}
+
+// Threads are prompt, but for the one that works behind the gate.
+func TestGateLetsLoopsGoFirst(t *testing.T) {
+	prompt := Prompt() // not before Linux 6.12
+	slice := func() (now uint64) {
+		on(t, start(t, 1).Loops()[0], func() { now = sliceOf(0) })
+		return now
+	}
+	var behind uint64
+	if err := NewGate(1, 1).Do(t.Context(), func() { behind = sliceOf(0) }); err != nil {
+		t.Fatal(err)
+	}
+	if loops := slice(); prompt && (loops != promptSlice || behind <= loops) {
+		t.Errorf("slices of %d ns on a loop, of %d ns behind the gate", loops, behind)
+	}
+	if after := slice(); prompt && after != promptSlice {
+		t.Errorf("slices of %d ns after the gate", after)
+	}
+	if !prompt && behind == promptSlice {
+		t.Errorf("the slice is %d ns, which nobody asked for", behind)
 	}
 }
 
