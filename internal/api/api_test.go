@@ -190,7 +190,7 @@ func TestRefusals(t *testing.T) {
 		want string
 	}{
 		{control.WorkloadSpec{}, "namespace is missing"},
-		{control.WorkloadSpec{Namespace: "shop", Deployment: "nope"}, "there is no Deployment shop/nope"},
+		{control.WorkloadSpec{Namespace: "shop", Deployment: "nope"}, "there is no Deployment or WorkloadGroup shop/nope"},
 	} {
 		if _, err := c.Register(ctx, x.spec); err == nil || !strings.Contains(err.Error(), x.want) {
 			t.Errorf("%+v: %v", x.spec, err)

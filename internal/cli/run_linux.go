@@ -89,7 +89,7 @@ that is on disk now, in the sidecar's place, without losing a request.`,
 	c.Flags().SetInterspersed(false)
 	f := c.Flags()
 	f.StringVarP(&r.Spec.Namespace, "namespace", "n", "default", "namespace of the replica")
-	f.StringVar(&r.Spec.Deployment, "deployment", "", "the Deployment that it is a replica of")
+	f.StringVar(&r.Spec.Deployment, "deployment", "", "the Deployment or WorkloadGroup that it is a replica of")
 	f.StringVar(&r.Spec.Service, "service", "", "a Service whose selector gives the labels")
 	f.StringVar(&r.Spec.Name, "name", "", "name of the replica (default: made from the Deployment's)")
 	f.StringArrayVar(&labels, "label", nil, "another label, KEY=VALUE; may be repeated")

@@ -124,7 +124,7 @@ func (s *WorkloadSpec) describe(f *model.Fragment) (*model.Workload, error) {
 			return d.Template && d.Namespace == s.Namespace && d.Name == s.Deployment
 		})
 		if i < 0 {
-			return nil, fmt.Errorf("there is no Deployment %s/%s", s.Namespace, s.Deployment)
+			return nil, fmt.Errorf("there is no Deployment or WorkloadGroup %s/%s", s.Namespace, s.Deployment)
 		}
 		d := f.Workloads[i]
 		w.Owner, w.Locality, w.Probe = d.Name, d.Locality, d.Probe

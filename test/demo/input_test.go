@@ -212,7 +212,7 @@ func TestStartErrors(t *testing.T) {
 		{"a state directory that cannot be made", []string{"up", "-f", w.dir, "--state", filepath.Join(full, "x")}, []string{"state directory: ", full, "name another with --state"}},
 		{"a path too long for sockets", []string{"up", "-f", w.dir, "--state", filepath.Join(t.TempDir(), strings.Repeat("x", 100))}, []string{"a unix socket takes 107; choose a shorter state directory"}},
 		{"no control plane", []string{"run", "--state", t.TempDir(), "--", "true"}, []string{`start one with "tulle up -f DIR"`}},
-		{"an unknown Deployment", []string{"run", "--state", w.state, "-n", "shop", "--deployment", "ecco", "--", "true"}, []string{"there is no Deployment shop/ecco"}},
+		{"an unknown Deployment", []string{"run", "--state", w.state, "-n", "shop", "--deployment", "ecco", "--", "true"}, []string{"there is no Deployment or WorkloadGroup shop/ecco"}},
 		{"an unknown Service", []string{"run", "--state", w.state, "-n", "shop", "--service", "ecco", "--", "true"}, []string{"there is no Service shop/ecco"}},
 		{"an unknown dependency", []string{"run", "--mode", "ports", "--state", w.state, "-n", "shop", "--deployment", "echo", "--", "echo", "{{tulle.addr nowhere 80}}"}, []string{"there is no service nowhere with port 80"}},
 		{"a program that is not there", []string{"run", "--mode", "ports", "--state", w.state, "-n", "shop", "--deployment", "echo", "--", "/none/such"}, []string{"start such: ", "no such file"}},

@@ -69,6 +69,14 @@ networking.v1alpha3.ServiceEntry: hosts addresses ports location resolution endp
 networking.v1alpha3.ServicePort: number protocol name targetPort
 networking.v1alpha3.WorkloadEntry: address ports labels network locality weight serviceAccount
 networking.v1alpha3.WorkloadSelector: labels
+networking.v1alpha3.WorkloadGroup: metadata template probe
+networking.v1alpha3.WorkloadGroup.ObjectMeta: labels
+networking.v1alpha3.ReadinessProbe: initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold httpGet tcpSocket exec grpc
+networking.v1alpha3.HTTPHealthCheckConfig: path port host scheme httpHeaders
+networking.v1alpha3.HTTPHeader: name value
+networking.v1alpha3.TCPHealthCheckConfig: host port
+networking.v1alpha3.ExecHealthCheckConfig: command
+networking.v1alpha3.GrpcHealthCheckConfig: port
 
 networking.v1alpha3.Sidecar: workloadSelector ingress egress inboundConnectionPool outboundTrafficPolicy
 networking.v1alpha3.IstioIngressListener: port captureMode defaultEndpoint connectionPool

@@ -68,6 +68,7 @@ func TestFields(t *testing.T) {
 	want := []string{
 		"ClientTLSSettings.caCrl",
 		"ConnectionPoolSettings.HTTPSettings.http2KeepAlive",
+		"GrpcHealthCheckConfig.service",
 		"HTTPFaultInjection.Abort.http2Error",
 		"HTTPFaultInjection.Delay.exponentialDelay",
 		"IstioIngressListener.bind",
@@ -85,6 +86,7 @@ func TestFields(t *testing.T) {
 		"TrafficPolicy.RetryBudget.budgetInterval",
 		"TrafficPolicy.proxyProtocol",
 		"TrafficPolicy.tunnel",
+		"WorkloadGroup.ObjectMeta.annotations",
 	}
 	if diff := cmp.Diff(want, left); diff != "" {
 		t.Errorf("fields that are not acted on (-want +got):\n%s", diff)

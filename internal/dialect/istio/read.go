@@ -62,13 +62,13 @@ var kinds = map[string]kind{
 	"networking.istio.io/Gateway":         {versions: networkingVersions, message: func() proto.Message { return new(networking.Gateway) }, read: readGateway},
 	"networking.istio.io/ServiceEntry":    {versions: networkingVersions, message: func() proto.Message { return new(networking.ServiceEntry) }, read: readServiceEntry},
 	"networking.istio.io/WorkloadEntry":   {versions: networkingVersions, message: func() proto.Message { return new(networking.WorkloadEntry) }, read: readWorkloadEntry},
+	"networking.istio.io/WorkloadGroup":   {versions: networkingVersions, message: func() proto.Message { return new(networking.WorkloadGroup) }, read: readWorkloadGroup},
 	"networking.istio.io/Sidecar":         {versions: networkingVersions, message: func() proto.Message { return new(networking.Sidecar) }, read: readSidecar},
 
 	"security.istio.io/PeerAuthentication":  {versions: securityVersions, message: func() proto.Message { return new(security.PeerAuthentication) }, read: readPeerAuthentication},
 	"security.istio.io/AuthorizationPolicy": {versions: securityVersions, message: func() proto.Message { return new(security.AuthorizationPolicy) }, read: readAuthorizationPolicy, closed: true},
 
 	"security.istio.io/RequestAuthentication": {versions: securityVersions, ignored: "tokens are not checked yet: requests without or with a wrong token pass as if this object did not exist"},
-	"networking.istio.io/WorkloadGroup":       {versions: networkingVersions, ignored: "WorkloadGroup is not acted on yet: declare each workload with a WorkloadEntry"},
 	"networking.istio.io/EnvoyFilter":         {versions: []string{"v1alpha3"}, ignored: "EnvoyFilter is not acted on: its patches are for Envoy's own configuration"},
 	"networking.istio.io/ProxyConfig":         {versions: []string{"v1beta1"}, ignored: "ProxyConfig is not acted on yet"},
 	"telemetry.istio.io/Telemetry":            {versions: telemetryVersions, ignored: "Telemetry is not acted on yet: the mesh-wide access log and metrics stay as they are"},
