@@ -3,7 +3,9 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
@@ -18,12 +20,37 @@ type Fixed struct {
 	ctx   context.Context
 	stop  context.CancelFunc
 	ended chan error
+	fed   chan error // nil: nothing is asked
 }
 
 // NewFixed starts a proxy; Close ends it. What a Bootstrap says about the
 // control plane is not looked at.
 func NewFixed(boot *Bootstrap, log *slog.Logger) (*Fixed, error) {
-	p, err := newProxy(boot, log)
+	return startFixed(boot, log, nil)
+}
+
+// Place is where a proxy runs: how it opens sockets, what the kernel knows of a
+// captured connection, and how it dials, as listen.Options and pool.Options say;
+// nil: as everywhere.
+type Place struct {
+	Open     func(netip.AddrPort) (fd int, err error)
+	Original func(fd int, local netip.AddrPort) netip.AddrPort
+	Dial     func(*loop.Loop, *conf.Cluster, *cluster.Endpoint, loop.DialOptions) (*loop.Conn, error)
+}
+
+// NewFed starts a proxy in a place of the caller's that asks its control plane.
+func NewFed(boot *Bootstrap, log *slog.Logger, at *Place) (*Fixed, error) {
+	f, err := startFixed(boot, log, at)
+	if err != nil {
+		return nil, err
+	}
+	f.fed = make(chan error, 1)
+	go func() { f.fed <- f.p.feed(f.ctx) }()
+	return f, nil
+}
+
+func startFixed(boot *Bootstrap, log *slog.Logger, at *Place) (*Fixed, error) {
+	p, err := newProxy(boot, log, at)
 	if err != nil {
 		return nil, err
 	}
@@ -61,6 +88,12 @@ func (f *Fixed) Connections() int {
 	return n
 }
 
+// Snapshot is the configuration in force.
+func (f *Fixed) Snapshot() *conf.Snapshot { return f.p.snapshot.Load() }
+
+// Learnt is what was looked up; nil: nothing is on demand.
+func (f *Fixed) Learnt() *conf.Learnt { return f.p.board.Learnt() }
+
 // Panics counts internal errors.
 func (f *Fixed) Panics() uint64 { return f.p.group.Panics() }
 
@@ -74,6 +107,9 @@ func (f *Fixed) Close() error {
 	f.p.sockets.Close()
 	f.stop()
 	err := <-f.ended
+	if f.fed != nil {
+		err = errors.Join(err, <-f.fed)
+	}
 	f.p.clusters.Close()
 	f.p.telemetry.Close()
 	return err

@@ -75,7 +75,7 @@ type Proxy struct {
 
 // Run runs a proxy until ctx ends and its requests have ended too.
 func Run(ctx context.Context, boot *Bootstrap, log *slog.Logger) error {
-	p, err := newProxy(boot, log)
+	p, err := newProxy(boot, log, nil)
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,8 @@ func Run(ctx context.Context, boot *Bootstrap, log *slog.Logger) error {
 	return <-ended
 }
 
-func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
+// newProxy makes a proxy in the place where it runs; nil: what boot says.
+func newProxy(boot *Bootstrap, log *slog.Logger, at *Place) (*Proxy, error) {
 	n := boot.Concurrency
 	if n <= 0 {
 		n = defaultLoops()
@@ -166,6 +167,9 @@ func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
 		}
 		p.hostPorts = hostPortsOf(boot.HostPorts)
 	}
+	if at == nil {
+		at = &Place{Open: p.inside.opener(), Dial: p.inside.dialer()}
+	}
 	if p.group, err = loop.New(n); err != nil {
 		return nil, err
 	}
@@ -181,13 +185,13 @@ func newProxy(boot *Bootstrap, log *slog.Logger) (*Proxy, error) {
 		p.board, p.counts = demand.New(p.group.Loops()), &feed.Counts{}
 	}
 	for _, l := range p.group.Loops() {
-		k := &worker{p: p, loop: l, pool: pool.New(l, pool.Options{TLS: p.tls, NoBridge: boot.NoBridge, Dial: p.inside.dialer()})}
+		k := &worker{p: p, loop: l, pool: pool.New(l, pool.Options{TLS: p.tls, NoBridge: boot.NoBridge, Dial: at.Dial})}
 		k.http = exchange.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Snapshot: p.snapshot.Load, Reporter: k,
 			Memory: p.memory, Desk: p.board.Desk(l.ID()), Node: exchange.Node{Local: local, Tell: tell(&local)}}
 		k.tcp = tcp.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Reporter: k, Local: local, Desk: p.board.Desk(l.ID())}
 		p.workers = append(p.workers, k)
 	}
-	p.sockets = listen.New(p.group, listen.Options{Accepted: p.accepted, Refused: p.unmatched, Unknown: p.unknown, Demand: p.board, Open: p.inside.opener(),
+	p.sockets = listen.New(p.group, listen.Options{Accepted: p.accepted, Refused: p.unmatched, Unknown: p.unknown, Demand: p.board, Open: at.Open, Original: at.Original,
 		Limit: connectionLimit(), Refuse: p.refuses})
 	p.waiting.Store("the control plane has not answered yet")
 	p.gauges()

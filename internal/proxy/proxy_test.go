@@ -18,7 +18,7 @@ import (
 // start runs a proxy with a configuration made by hand.
 func start(t *testing.T, s *conf.Snapshot) (*Proxy, string) {
 	t.Helper()
-	p, err := newProxy(&Bootstrap{Concurrency: 2}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	p, err := newProxy(&Bootstrap{Concurrency: 2}, slog.New(slog.NewTextHandler(io.Discard, nil)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
