@@ -72,7 +72,11 @@ func (p *Plane) follows(g *generation) {
 		p.tell(m)
 		p.refresh(m)
 		if size := m.mesh.Book().Size(); size > 2*m.swept+10_000 {
-			m.mesh.Sweep()
+			live := make([]*link.Scope, 0, len(p.sessions))
+			for s := range p.sessions {
+				live = append(live, m.mesh.Scope(m.client(s)))
+			}
+			m.mesh.Sweep(live...)
 			m.swept = m.mesh.Book().Size()
 		}
 	})
@@ -82,6 +86,7 @@ func (p *Plane) follows(g *generation) {
 // memo that nobody else has.
 func (p *Plane) attach(m *memo, s *session) {
 	m.keys.Set(s, s.keyPair())
+	m.asked.Set(s, s.asks)
 	m.made.Watch(s, func() { m.stirred = append(m.stirred, s) })
 	m.stirred = append(m.stirred, s)
 }
@@ -168,6 +173,7 @@ func (p *Plane) leave(s *session) {
 			if last {
 				m.clients.Delete(s.at.key)
 			}
+			m.asked.Delete(s)
 		})
 	}
 }

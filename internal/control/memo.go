@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 
+	"github.com/tulle-mesh/tulle/internal/ext"
 	"github.com/tulle-mesh/tulle/internal/link"
 	"github.com/tulle-mesh/tulle/internal/lower"
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -28,6 +29,7 @@ type memo struct {
 	clients *recall.Facts[string, model.Client] // by key, as the registry has them
 	keys    *recall.Facts[*session, *keyPair]   // of clients that do not make their own
 	bundle  *recall.Facts[struct{}, string]     // the CA's
+	asked   *recall.Facts[*session, []ask]      // of clients on demand
 
 	clusters *recall.Table[setFor, *written]  // with their endpoints
 	doors    *recall.Table[hostFor, *written] // listeners at a host's addresses
@@ -41,6 +43,9 @@ type memo struct {
 	tables   *recall.Table[*link.Scope, lower.Resource] // name tables
 	own      *recall.Table[*session, *written]
 	made     *recall.Table[*session, *made]
+
+	answers *recall.Table[question, *answer]
+	index   *recall.Table[*ext.Index, *xds.Resource]
 }
 
 // Keys. A scope is divided into shelves by the hash of its hosts, so that a
@@ -86,6 +91,7 @@ type made struct {
 	set    *xds.Set
 	own    *written
 	shared *catalog // nil: nothing
+	held   *held    // nil: the client has everything
 }
 
 // parts of it.
@@ -96,12 +102,17 @@ func (m *made) parts() []*written {
 			out = append(out, l...)
 		}
 	}
+	if m.held != nil {
+		for _, a := range m.held.answers {
+			out = append(out, a.parts...)
+		}
+	}
 	return out
 }
 
 func newMemo(mesh *link.Mesh) *memo {
 	b := mesh.Book()
-	m := &memo{mesh: mesh, clients: recall.NewFacts[string, model.Client](b), keys: recall.NewFacts[*session, *keyPair](b), bundle: recall.NewFacts[struct{}, string](b)}
+	m := &memo{mesh: mesh, clients: recall.NewFacts[string, model.Client](b), keys: recall.NewFacts[*session, *keyPair](b), bundle: recall.NewFacts[struct{}, string](b), asked: recall.NewFacts[*session, []ask](b)}
 	m.clusters = recall.NewTable(b, m.writeClusters, sameWritten)
 	m.doors = recall.NewTable(b, func(k hostFor, old *written) *written { return m.write(lower.Part(k.scope.HostView(k.host)), old) }, sameWritten)
 	m.ports = recall.NewTable(b, m.writePort, sameWritten)
@@ -116,6 +127,10 @@ func newMemo(mesh *link.Mesh) *memo {
 	m.tables = recall.NewTable(b, m.nameTable, func(a, b lower.Resource) bool { return string(a.Body) == string(b.Body) })
 	m.own = recall.NewTable(b, m.writeOwn, sameWritten)
 	m.made = recall.NewTable(b, m.makeFor, nil)
+	m.answers = recall.NewTable(b, m.makeAnswer, sameAnswer)
+	m.index = recall.NewTable(b, func(x *ext.Index, _ *xds.Resource) *xds.Resource {
+		return xds.NewResource(ext.IndexType, ext.IndexName, x.Encode())
+	}, nil)
 	return m
 }
 
@@ -142,7 +157,7 @@ func (m *memo) keep(all []lower.Resource, origins map[string]model.Origin, notic
 	for _, r := range all {
 		x := before[xds.Key{Type: r.Type, Name: r.Name}]
 		if x == nil || string(x.Body) != string(r.Body) {
-			x = &xds.Resource{Type: r.Type, Name: r.Name, Version: xds.Hash(r.Body), Body: r.Body}
+			x = xds.NewResource(r.Type, r.Name, r.Body)
 		}
 		w.resources = append(w.resources, x)
 	}
@@ -291,7 +306,7 @@ func (m *memo) writeOwn(s *session, old *written) *written {
 	l := lower.Own(m.mesh.Own(client))
 	out, notices := l.All()
 	all := []lower.Resource{lower.Roots([]byte(m.bundle.Get(struct{}{})))}
-	if s.own && client.Role == model.Sidecar && client.Capture == model.Redirected {
+	if s.own && !s.demand && client.Role == model.Sidecar && client.Capture == model.Redirected {
 		all = append(all, m.tables.Get(m.mesh.Scope(client)))
 	}
 	if pair := m.keys.Get(s); pair != nil {
@@ -334,7 +349,15 @@ func (m *memo) makeFor(s *session, old *made) *made {
 	own := m.own.Get(s)
 	out := &made{own: own}
 	var shared *xds.Catalog
-	if !s.grpc {
+	switch {
+	case s.demand:
+		var was *held
+		if old != nil {
+			was = old.held
+		}
+		out.held = m.hold(s, was)
+		shared = out.held.set
+	case !s.grpc:
 		out.shared = m.catalogs.Get(m.mesh.Scope(m.client(s)))
 		shared = out.shared.set
 	}
@@ -345,6 +368,9 @@ func (m *memo) makeFor(s *session, old *made) *made {
 	list := make([]xds.Resource, 0, len(own.resources))
 	for _, r := range own.resources {
 		list = append(list, *r)
+	}
+	if s.demand {
+		list = append(list, *m.index.Get(m.mesh.Scope(m.client(s)).Index()))
 	}
 	out.set = shared.With(m.version, before, list)
 	return out

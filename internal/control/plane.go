@@ -115,6 +115,7 @@ func New(o Options) (*Plane, error) {
 	}
 	p.xds = xds.New(xds.Config{
 		Name:         "tulle " + o.Version,
+		Encoded:      true,
 		Authenticate: p.callers.authenticate,
 		Panicked:     func(v any, stack []byte) { p.log("BUG: xds stream: %v\n%s", v, stack) },
 		Open: func(ctx context.Context, c *identity.Caller, n *xds.Node) (*xds.Feed, error) {
@@ -238,6 +239,7 @@ func (p *Plane) serve(s *grpc.Server, l net.Listener) error {
 func (p *Plane) server(c credentials.TransportCredentials) *grpc.Server {
 	s := grpc.NewServer(
 		grpc.Creds(c),
+		grpc.ForceServerCodecV2(xds.NewCodec()),
 		grpc.MaxRecvMsgSize(xds.MaxMessage),
 		grpc.MaxConcurrentStreams(64),
 		grpc.MaxHeaderListSize(16<<10),
@@ -389,7 +391,7 @@ func (p *Plane) Notices() []model.Notice {
 	for s := range p.sessions {
 		sessions = append(sessions, s)
 	}
-	p.memoMu.Unlock()
+	defer p.memoMu.Unlock()
 	slices.SortFunc(sessions, func(a, b *session) int { return cmp.Compare(a.at.key, b.at.key) })
 	for _, s := range sessions {
 		all = append(all, s.allNotices()...)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/ext"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/internal/xds"
@@ -24,6 +25,9 @@ type session struct {
 	grpc     bool // a grpc library, which has another dialect of xDS
 	own      bool // makes its own key
 	features []string
+	demand   bool // asks for what it uses
+
+	asks []ask // names that it asks for, in the order of asking; under the Plane's memoMu
 
 	sets watch.Value[*xds.Set]
 
@@ -47,6 +51,14 @@ func (p *Plane) open(at seat, n *xds.Node) (*xds.Feed, error) {
 		p: p, at: at, features: n.Features, rejected: map[[2]string]rejection{},
 		grpc: n.Metadata["GENERATOR"] == "grpc", own: n.UserAgent == proxyAgent,
 	}
+	if i := slices.Index(s.features, ext.Demand); i >= 0 {
+		s.features = slices.Delete(slices.Clone(s.features), i, i+1) // scopes do not differ by it
+		c, known := p.registry.clientOf(at.key)
+		if !known && p.pods != nil {
+			c, known = p.pods.clientOf(at.key)
+		}
+		s.demand = known && n.Delta && s.own && c.Role == model.Sidecar && c.Capture == model.Redirected
+	}
 	if !s.own && !s.grpc {
 		if err := s.issue(); err != nil {
 			return nil, err
@@ -57,7 +69,11 @@ func (p *Plane) open(at seat, n *xds.Node) (*xds.Feed, error) {
 		s.close()
 		return nil, fmt.Errorf("%w: no configuration for it yet", xds.ErrUnknown)
 	}
-	return &xds.Feed{Key: at.key, Get: s.sets.Get, Rejected: s.refused, Gone: at.gone, Close: s.close}, nil
+	f := &xds.Feed{Key: at.key, Get: s.sets.Get, Rejected: s.refused, Gone: at.gone, Close: s.close}
+	if s.demand {
+		f.Ask = s.ask
+	}
+	return f, nil
 }
 
 func (s *session) close() {
@@ -123,6 +139,8 @@ func (s *session) publish(m *made) {
 func (s *session) refused(r xds.Rejection) {
 	short := r.Type[strings.LastIndexByte(r.Type, '.')+1:]
 	text := fmt.Sprintf("the proxy of %s refused %s %s: %s", s.at.key, short, r.Name, r.Reason)
+	s.p.memoMu.Lock()
+	defer s.p.memoMu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []model.Notice
@@ -168,6 +186,7 @@ func (s *session) origin(r xds.Rejection) []model.Origin {
 	return out
 }
 
+// allNotices needs the Plane's memoMu.
 func (s *session) allNotices() []model.Notice {
 	s.mu.Lock()
 	defer s.mu.Unlock()

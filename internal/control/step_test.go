@@ -59,7 +59,7 @@ func TestStepsAreLikeAnew(t *testing.T) {
 				}
 			}
 			if step%20 == 19 {
-				mesh.Book().Do(mesh.Sweep)
+				mesh.Book().Do(func() { mesh.Sweep() })
 			}
 		}
 	}

@@ -73,15 +73,15 @@ func (x *Index) Port(n uint16) (Port, bool) {
 }
 
 // MayName reports whether a host, in lower case and without a port, may mean
-// something in the mesh. Names without a dot may; addresses do as Holds says;
+// something in the mesh. Names without a dot may, and addresses that are held;
 // others when they or a wildcard above them are among the Names.
 func (x *Index) MayName(host string) bool {
 	host = strings.TrimSuffix(host, ".")
 	if x.EveryName || host != "" && strings.IndexByte(host, '.') < 0 && host[0] != '[' {
 		return true
 	}
-	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-		return x.Holds(a)
+	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil && x.Holds(a) {
+		return true
 	}
 	if len(x.Names) == 0 {
 		return false

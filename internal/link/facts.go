@@ -49,6 +49,7 @@ type facts struct {
 
 	exports index[string, any] // by namespace that an exportTo names; all others see alike
 	chosen  *tally[string]     // label keys by which objects select clients
+	indexed indexed
 }
 
 type nsHost struct{ ns, host string }
@@ -210,7 +211,8 @@ func newFacts(b *recall.Book) *facts {
 			}
 			return x.(*model.DestinationPolicy).Origin, ""
 		})),
-		chosen: newTally[string](b),
+		chosen:  newTally[string](b),
+		indexed: indexed{newTally[string](b), newTally[uint32](b), newTally[string](b), newTally[string](b)},
 	}
 }
 
@@ -275,11 +277,17 @@ func (m *Mesh) set(f model.Fragment) {
 		x.sidecars.put(come, o.Namespace, o)
 		x.sidecar.put(come, model.Ref{Namespace: o.Namespace, Name: o.Name}, o)
 		m.putChosen(come, o.Selector)
+		for i := range o.Egress {
+			if a, err := netip.ParseAddr(o.Egress[i].Bind); err == nil {
+				x.indexed.nets.put(come, netip.PrefixFrom(a.WithZone(""), a.BitLen()).String())
+			}
+		}
 	})
 	for _, a := range []interface{ apply() }{
 		&x.namespaces, &x.secrets, &x.secretName, &x.hosts, &x.names, &x.ports, &x.own, &x.services, &x.aliases, &x.headless, &x.listed,
 		&x.workloads, &x.running, &x.inside, &x.labelled, &x.addressed, &x.routes, &x.delegates, x.routed, x.wilds,
 		&x.rules, &x.wildRules, &x.gateways, &x.mtls, &x.authz, &x.sidecars, &x.sidecar, &x.exports, x.chosen,
+		x.indexed.nets, x.indexed.ports, x.indexed.names, x.indexed.heads,
 	} {
 		a.apply()
 	}
@@ -357,6 +365,7 @@ func (m *Mesh) putService(come bool, s *model.Service) {
 			}
 		}
 	}
+	m.putIndexed(come, s)
 	m.seen(come, exportTo(s.ExportTo, m.Settings.ServiceExportTo), s.Namespace, s)
 }
 
@@ -420,6 +429,7 @@ func (m *Mesh) putRoutes(come bool, r *model.RouteSet) {
 	if !slices.Contains(r.Gateways, "mesh") {
 		return
 	}
+	m.putSubnets(come, r)
 	var hosts []string
 	for _, h := range r.Hosts {
 		if h = m.fqdn(h, r.Namespace); slices.Contains(hosts, h) {
@@ -427,6 +437,7 @@ func (m *Mesh) putRoutes(come bool, r *model.RouteSet) {
 		}
 		hosts = append(hosts, h)
 		x.names.put(come, h, r)
+		m.putName(come, h)
 		if len(r.HTTP) > 0 {
 			x.routed.put(come, h)
 		}

@@ -3,9 +3,12 @@ package link
 import (
 	"cmp"
 	"maps"
+	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/ext"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/recall"
 )
@@ -49,6 +52,15 @@ type tables struct {
 	wildPorts *recall.Table[portAt, *model.View]
 	doors     *recall.Table[hostAt, *model.View]
 	rest      *recall.Table[*Scope, *gatewayShape]
+
+	index     *recall.Table[bool, *ext.Index]
+	headNets  *recall.Table[string, []netip.Prefix]
+	elsewhere *recall.Table[seenPort, elsewhere]
+	shared    *recall.Table[portAt, *shared]
+	portDoor  *recall.Table[portAt, *model.View]
+	door      *recall.Table[doorAt, *model.View]
+	hostFor   *recall.Table[hostAt, string]
+	hostNamed *recall.Table[scopeHost, namedHost]
 }
 
 // Defaults are Istio's mesh-wide defaults. The access log is off, as there;
@@ -107,6 +119,15 @@ func New(s model.Settings, own []*model.MeshSettings) *Mesh {
 		wildPorts: recall.NewTable(b, m.makeWildPort, nil),
 		doors:     recall.NewTable(b, m.makeDoors, nil),
 		rest:      recall.NewTable(b, m.makeGateway, nil),
+
+		index:     recall.NewTable(b, m.makeIndex, func(a, b *ext.Index) bool { return reflect.DeepEqual(a, b) }),
+		headNets:  recall.NewTable(b, m.makeHeadNets, slices.Equal),
+		elsewhere: recall.NewTable(b, m.makeElsewhere, func(a, b elsewhere) bool { return a.http == b.http && slices.Equal(a.others, b.others) }),
+		shared:    recall.NewTable(b, m.makeShared, func(a, b *shared) bool { return reflect.DeepEqual(a, b) }),
+		portDoor:  recall.NewTable(b, m.makePortDoor, sameView),
+		door:      recall.NewTable(b, m.makeDoor, sameView),
+		hostFor:   recall.NewTable(b, m.makeHostFor, func(a, b string) bool { return a == b }),
+		hostNamed: recall.NewTable(b, m.makeHostNamed, func(a, b namedHost) bool { return reflect.DeepEqual(a, b) }),
 	}
 	return m
 }

@@ -137,9 +137,12 @@ func scopeKey(c *model.Client, by model.Ref) string {
 }
 
 // Sweep forgets what nobody uses. Call it now and then within Do: it costs as
-// much as there is to remember.
-func (m *Mesh) Sweep() {
+// much as there is to remember. Scopes that clients are still of are to be named.
+func (m *Mesh) Sweep(live ...*Scope) {
 	clear(m.scopes)
+	for _, s := range live {
+		m.scopes[s.key], m.scopes[s.routes.key] = s, s.routes
+	}
 	m.book.Sweep()
 }
 

@@ -132,7 +132,10 @@ func (l *Lowering) outbound(o *model.Outbound) *listenerpb.Listener {
 		}
 		out.FilterChains = append(out.FilterChains, c)
 	}
-	if out.DefaultFilterChain == nil && o.Address.IsUnspecified() && !o.Bind {
+	if o.BySNI {
+		inspect(out, true, o.Protocol == model.Sniff)
+	}
+	if out.DefaultFilterChain == nil && (o.Address.IsUnspecified() || o.Within) && !o.Bind && !o.Alone {
 		out.DefaultFilterChain = l.otherwise("PassthroughFilterChain")
 	}
 	if len(out.FilterChains) == 0 && out.DefaultFilterChain == nil {

@@ -191,6 +191,9 @@ type Outbound struct {
 	Table     string
 	TCP       []*TCPRoute
 	HTTPProxy bool // serves absolute-form requests and CONNECT
+	BySNI     bool // on demand: TCP leaves out what is asked for by server name
+	Alone     bool // on demand: part of a port's listener, without what takes the rest
+	Within    bool // on demand: for a range of addresses of a port's listener
 	Origin    Origin
 }
 

@@ -44,11 +44,17 @@ func partOf(name string) int { return int(maphash.String(seed, name) % shelfPart
 // Key names a resource.
 type Key struct{ Type, Name string }
 
+// Alias has a resource found by one more name of its type.
+type Alias struct {
+	Name string
+	To   *Resource
+}
+
 // Change is the catalog with some resources, that replace those of the same
 // name, and without others. Resources whose version is the same as before, or
 // that were not there, count for nothing; when all do, the catalog itself is
 // returned. The resources must not change afterwards.
-func (c *Catalog) Change(put []*Resource, drop []Key) *Catalog {
+func (c *Catalog) Change(put []*Resource, drop []Key, aliases ...Alias) *Catalog {
 	out := &Catalog{types: map[string]*shelf{}, line: new(int), serial: 1}
 	if c != nil {
 		out.line, out.serial = c.line, c.serial+1
@@ -90,6 +96,11 @@ func (c *Catalog) Change(put []*Resource, drop []Key) *Catalog {
 	for _, r := range put {
 		if differs(out.Find(r.Type, r.Name), r) {
 			set(Key{r.Type, r.Name}, r)
+		}
+	}
+	for _, a := range aliases {
+		if differs(out.Find(a.To.Type, a.Name), a.To) {
+			set(Key{a.To.Type, a.Name}, a.To)
 		}
 	}
 	if len(e.names) == 0 && c != nil {

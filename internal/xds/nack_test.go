@@ -47,8 +47,8 @@ func TestNewSetShares(t *testing.T) {
 // new without comparing all of it.
 func TestSetWithCatalog(t *testing.T) {
 	res := func(name, body string) Resource { return Resource{Type: "t", Name: name, Body: []byte(body)} }
-	ref := func(name, body string) *Resource { return &Resource{"t", name, Hash([]byte(body)), []byte(body)} }
-	other := &Resource{"u", "x", "1", nil}
+	ref := func(name, body string) *Resource { return NewResource("t", name, []byte(body)) }
+	other := &Resource{Type: "u", Name: "x", Version: "1"}
 	base := (*Catalog)(nil).Change([]*Resource{ref("b", "1"), ref("d", "1"), ref("f", "1"), other}, nil)
 	own := base.With("1", nil, []Resource{res("a", "1"), res("d", "2"), res("e", "1")})
 	if d := cmp.Diff([]string{"a", "b", "d", "e", "f"}, own.Names("t")); d != "" {

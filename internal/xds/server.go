@@ -32,6 +32,7 @@ type Node struct {
 	Cluster   string
 	UserAgent string
 	Version   string
+	Delta     bool              // speaks the delta protocol
 	Features  []string          // client_features
 	Metadata  map[string]string // the metadata fields that are strings
 }
@@ -45,6 +46,12 @@ type Feed struct {
 	Get func() (*Set, <-chan struct{})
 	// Rejected is told what the client refused; the stream waits for it. May be nil.
 	Rejected func(Rejection)
+	// Ask is told of the names of DemandTypes that a client which asks for what
+	// it uses wants from now on, and of those that it wants no more; nil: this
+	// client has all that it may have unasked. When it returns, Get gives a Set
+	// with the answers: under the name, the resource that it leads to, which may
+	// have another; or nothing. One goroutine at a time.
+	Ask func(typeURL string, want, leave []string)
 	// Gone is closed when the client's record is no more, which ends the stream.
 	// nil: never.
 	Gone <-chan struct{}
@@ -67,10 +74,15 @@ type Config struct {
 	// be nil.
 	Panicked func(value any, stack []byte)
 
+	// Encoded: the gRPC server was made with a Codec.
+	Encoded bool
+
 	// StreamsPerKey bounds the streams of one Feed.Key at a time; 8.
 	StreamsPerKey int
 	// NamesPerType bounds the subscriptions of a stream per type; 50,000.
 	NamesPerType int
+	// Asks bounds the names that a client on demand asks for at a time; 10,000.
+	Asks int
 	// Types bounds the types that a stream subscribes to; 16.
 	Types int
 }
@@ -97,7 +109,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	streams map[*stream]struct{}
-	perKey  map[string]int
+	perKey  map[string]*account
 	ended   map[string]*TypeStatus // by type URL: what streams that have ended sent
 }
 
@@ -106,7 +118,8 @@ func New(c Config) *Server {
 	c.StreamsPerKey = cmp.Or(c.StreamsPerKey, 8)
 	c.NamesPerType = cmp.Or(c.NamesPerType, 50_000)
 	c.Types = cmp.Or(c.Types, 16)
-	return &Server{c: c, streams: map[*stream]struct{}{}, perKey: map[string]int{}, ended: map[string]*TypeStatus{}}
+	c.Asks = cmp.Or(c.Asks, 10_000)
+	return &Server{c: c, streams: map[*stream]struct{}{}, perKey: map[string]*account{}, ended: map[string]*TypeStatus{}}
 }
 
 // Register adds the service to a gRPC server.
@@ -116,12 +129,12 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 
 // StreamAggregatedResources serves one state-of-the-world stream.
 func (s *Server) StreamAggregatedResources(g grpc.BidiStreamingServer[discoverypb.DiscoveryRequest, discoverypb.DiscoveryResponse]) error {
-	return s.serve(g.Context(), &sotwWire{g: g, name: s.c.Name})
+	return s.serve(g.Context(), &sotwWire{g, s.c.Name, s.c.Encoded})
 }
 
 // DeltaAggregatedResources serves one delta stream.
 func (s *Server) DeltaAggregatedResources(g grpc.BidiStreamingServer[discoverypb.DeltaDiscoveryRequest, discoverypb.DeltaDiscoveryResponse]) error {
-	return s.serve(g.Context(), &deltaWire{g: g, name: s.c.Name})
+	return s.serve(g.Context(), &deltaWire{g, s.c.Name, s.c.Encoded})
 }
 
 // serve runs one stream to its end. A panic is our bug and ends that stream
@@ -149,7 +162,7 @@ func (s *Server) serve(ctx context.Context, w wire) (err error) {
 	if err != nil {
 		return err
 	}
-	feed, err := s.open(ctx, caller, first.node)
+	feed, err := s.open(ctx, caller, first.node, w.delta())
 	if err != nil {
 		return err
 	}
@@ -164,10 +177,11 @@ func (s *Server) serve(ctx context.Context, w wire) (err error) {
 	return st.run(ctx, first)
 }
 
-func (s *Server) open(ctx context.Context, caller *identity.Caller, node *Node) (*Feed, error) {
+func (s *Server) open(ctx context.Context, caller *identity.Caller, node *Node, delta bool) (*Feed, error) {
 	if node == nil {
 		node = &Node{}
 	}
+	node.Delta = delta
 	feed, err := s.c.Open(ctx, caller, node)
 	switch {
 	case errors.Is(err, ErrDenied):
@@ -183,10 +197,12 @@ func (s *Server) open(ctx context.Context, caller *identity.Caller, node *Node) 
 func (s *Server) enter(st *stream) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.perKey[st.feed.Key] >= s.c.StreamsPerKey {
+	a := s.account(st.feed.Key)
+	if a.streams >= s.c.StreamsPerKey {
 		return status.Errorf(codes.ResourceExhausted, "%s has %d streams already", st.feed.Key, s.c.StreamsPerKey)
 	}
-	s.perKey[st.feed.Key]++
+	a.streams++
+	st.charge = func(n int) time.Time { return s.charge(a, n) }
 	s.streams[st] = struct{}{}
 	return nil
 }
@@ -194,7 +210,8 @@ func (s *Server) enter(st *stream) error {
 func (s *Server) leave(st *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.perKey[st.feed.Key]--; s.perKey[st.feed.Key] == 0 {
+	a := s.perKey[st.feed.Key]
+	if a.streams--; a.streams == 0 && a.owes(time.Now()) == 0 {
 		delete(s.perKey, st.feed.Key)
 	}
 	delete(s.streams, st)

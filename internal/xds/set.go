@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"maps"
 	"slices"
+
+	"github.com/tulle-mesh/tulle/internal/ext"
 )
 
 // Type URLs that the server knows something about: their order, and which of
@@ -17,10 +19,14 @@ const (
 	SecretType   = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 )
 
+// DemandTypes are the types of which a client that asks for what it uses asks by
+// name; see Feed.Ask.
+var DemandTypes = []string{ext.HostType, ListenerType, RouteType}
+
 // order in which news is sent: what is referred to goes before what refers to
 // it. Secrets come last because clients ask for them by name, after they have
 // seen who needs them.
-var order = []string{ClusterType, EndpointType, ListenerType, RouteType, SecretType}
+var order = []string{ext.IndexType, ext.HostType, ClusterType, EndpointType, ListenerType, RouteType, SecretType}
 
 // users lists the types whose resources refer to those of the key. A resource
 // is removed only when its users have been brought up to date.
@@ -44,6 +50,17 @@ type Resource struct {
 	Name    string
 	Version string // equal versions mean equal bodies; see Hash
 	Body    []byte // the encoded message, as the value of its Any; never logged
+
+	wire []byte // the whole as a discovery Resource, of which Body is the end; nil: not yet made
+}
+
+// NewResource makes a Resource with its version, encoded as it goes to every
+// client. The body is copied.
+func NewResource(typeURL, name string, body []byte) *Resource {
+	r := &Resource{Type: typeURL, Name: name, Version: Hash(body), Body: body}
+	r.wire = r.encode()
+	r.Body = r.wire[len(r.wire)-len(body):]
+	return r
 }
 
 // Hash is the version of a body.
@@ -83,7 +100,8 @@ func (c *Catalog) With(version string, prev *Set, more []Resource) *Set {
 			old = prev.own[r.Type][r.Name]
 		}
 		if old == nil || old.Version != r.Version {
-			old = &Resource{r.Type, r.Name, r.Version, r.Body}
+			copied := *r
+			old = &copied
 		}
 		if out.own[r.Type] == nil {
 			out.own[r.Type] = map[string]*Resource{}
@@ -163,7 +181,7 @@ func (s *Set) types(o *Set) []string {
 }
 
 func differs(a, b *Resource) bool {
-	return a != b && (a == nil || b == nil || a.Version != b.Version)
+	return a != b && (a == nil || b == nil || a.Version != b.Version || a.Name != b.Name)
 }
 
 // since lists the names of a type that are not the same in old; false when that

@@ -36,6 +36,8 @@ type stream struct {
 	urls    []string // of subs, in sending order
 	sentAt  map[string]time.Time
 	nonce   uint64
+	until   time.Time             // when it may ask for more
+	charge  func(n int) time.Time // counts names asked for, and says until when that is enough
 
 	reportMu sync.Mutex
 	agent    string
@@ -133,8 +135,12 @@ func (s *stream) run(ctx context.Context, first *request) error {
 		if time.Since(s.adopted) < hold {
 			newer = nil // wake is set for the end of the hold
 		}
+		in := s.in
+		if time.Now().Before(s.until) {
+			in = nil // wake is set for the end of it
+		}
 		select {
-		case r := <-s.in:
+		case r := <-in:
 			if err := s.take(r); err != nil {
 				return err
 			}
@@ -192,9 +198,8 @@ func (s *stream) sleep() time.Duration {
 			d = x
 		}
 	}
-	if hold := hold - time.Since(s.adopted); hold > 0 {
-		sooner(hold)
-	}
+	sooner(hold - time.Since(s.adopted))
+	sooner(time.Until(s.until))
 	for url, sub := range s.subs {
 		if sub.flight != nil {
 			sooner(patience - time.Since(s.sentAt[url]))
@@ -215,6 +220,7 @@ func (s *stream) take(r *request) error {
 			return status.Errorf(codes.ResourceExhausted, "more than %d types on one stream", s.c.Types)
 		}
 		sub, first = newSubscription(r.typeURL, s.wire.delta()), true
+		sub.demand = s.feed.Ask != nil
 		s.subs[r.typeURL] = sub
 		s.urls = inOrder(s.subs)
 	}
@@ -227,11 +233,37 @@ func (s *stream) take(r *request) error {
 		return status.Errorf(codes.ResourceExhausted, "more than %d initial versions", s.c.NamesPerType)
 	}
 	if s.wire.delta() {
+		if err := s.askAbout(sub, r); err != nil {
+			return err
+		}
 		s.takeDelta(sub, r, first)
 	} else {
 		s.takeSotw(sub, r, first)
 	}
 	s.note(sub)
+	return nil
+}
+
+// askAbout has the answers to the names that a client asks for in the set.
+func (s *stream) askAbout(sub *subscription, r *request) error {
+	if s.feed.Ask == nil || len(r.subscribe)+len(r.unsubscribe) == 0 || !slices.Contains(DemandTypes, sub.typeURL) {
+		return nil
+	}
+	want := slices.DeleteFunc(slices.Clone(r.subscribe), func(n string) bool { return n == "*" })
+	total := len(want)
+	for _, url := range DemandTypes {
+		if other := s.subs[url]; other != nil {
+			total += len(other.names)
+		}
+	}
+	if total > s.c.Asks {
+		return status.Errorf(codes.ResourceExhausted, "more than %d names asked for", s.c.Asks)
+	}
+	if len(want)+len(r.unsubscribe) > 0 {
+		s.until = s.charge(len(want))
+		s.feed.Ask(sub.typeURL, want, r.unsubscribe)
+		s.adopt()
+	}
 	return nil
 }
 
@@ -319,7 +351,7 @@ func (s *stream) answer(sub *subscription, r *request) {
 func (s *stream) next() *response {
 	for _, url := range s.urls {
 		sub := s.subs[url]
-		if s.waiting(url, patience) || slices.ContainsFunc(needs[url], func(n string) bool { return s.waiting(n, digest) }) {
+		if s.waiting(url, patience) || s.feed.Ask == nil && slices.ContainsFunc(needs[url], func(n string) bool { return s.waiting(n, digest) }) {
 			continue
 		}
 		removals := !slices.ContainsFunc(users[url], s.behind)
@@ -355,7 +387,7 @@ func (s *stream) next() *response {
 // its endpoints, whether or not these changed; Envoy does not always ask.
 func (s *stream) rewarm(clusters *subscription) {
 	eds := s.subs[EndpointType]
-	if eds == nil {
+	if eds == nil || s.feed.Ask != nil {
 		return
 	}
 	for _, n := range clusters.flight.changed {
@@ -372,11 +404,11 @@ func (s *stream) waiting(url string, max time.Duration) bool {
 }
 
 // behind reports whether the client has yet to be told, or to digest, news or
-// removals of a type.
+// removals of a type; or, on demand, to say which names of it lead to the rest.
 func (s *stream) behind(url string) bool {
 	sub := s.subs[url]
 	if sub == nil {
-		return false
+		return s.feed.Ask != nil && slices.Contains(DemandTypes, url)
 	}
 	if s.waiting(url, patience) {
 		return true

@@ -45,6 +45,12 @@ type subscription struct {
 	// is found.
 	suspects [][]string
 
+	// Of a client that asks for what it uses: which resource it was told that a
+	// name leads to, where that has another name, and the reverse.
+	demand bool
+	told   map[string]string
+	leads  map[string][]string
+
 	last   string  // nonce of the newest response; empty: none yet
 	flight *flight // the response that was not yet answered
 
@@ -66,7 +72,8 @@ type response struct {
 	typeURL   string
 	nonce     string
 	resources []*Resource
-	removed   []string // delta only
+	removed   []string            // delta only
+	aliases   map[string][]string // of resources, by name; delta only
 }
 
 func newSubscription(typeURL string, delta bool) *subscription {
@@ -79,6 +86,8 @@ func newSubscription(typeURL string, delta bool) *subscription {
 		bad:     map[string]string{},
 		again:   map[string]bool{},
 		todo:    map[string]bool{},
+		told:    map[string]string{},
+		leads:   map[string][]string{},
 		all:     true,
 	}
 }
@@ -180,6 +189,7 @@ func (s *subscription) unsubscribe(list []string) {
 		}
 		delete(s.names, n)
 		s.todo[n] = true
+		s.tell(n, "")
 	}
 	s.forget()
 }
@@ -260,7 +270,7 @@ func (s *subscription) next(set *Set, removals bool) *response {
 	res := &response{typeURL: s.typeURL}
 	size, rest := 0, map[string]bool{}
 	var drop []string
-	for _, n := range s.candidates(set) {
+	for _, n := range s.follow(set, s.candidates(set)) {
 		r, have := set.Find(s.typeURL, n), s.sent[n]
 		switch {
 		case r == nil && have == gone && !s.again[n]:
@@ -287,6 +297,12 @@ func (s *subscription) next(set *Set, removals bool) *response {
 			delete(s.again, n)
 			delete(s.bad, n)
 			res.resources = append(res.resources, r)
+			if also := s.leads[n]; len(also) > 0 {
+				if res.aliases == nil {
+					res.aliases = map[string][]string{}
+				}
+				res.aliases[n] = slices.Clone(also)
+			}
 		}
 	}
 	if s.delta {
@@ -307,6 +323,57 @@ func (s *subscription) next(set *Set, removals bool) *response {
 	}
 	s.flight = f
 	return res
+}
+
+// tell notes which resource the client is told that a name leads to; empty: none
+// of another name.
+func (s *subscription) tell(n, to string) {
+	if old := s.told[n]; old != "" {
+		if rest := slices.DeleteFunc(s.leads[old], func(x string) bool { return x == n }); len(rest) > 0 {
+			s.leads[old] = rest
+		} else {
+			delete(s.leads, old)
+		}
+		delete(s.told, n)
+	}
+	if to != "" {
+		s.told[n] = to
+		s.leads[to] = append(s.leads[to], n)
+	}
+}
+
+// follow replaces names that lead to a resource of another name by that name,
+// where the client has to be told; a client may bring both from an earlier stream.
+func (s *subscription) follow(set *Set, names []string) []string {
+	if !s.demand {
+		return names
+	}
+	var more []string
+	out := slices.DeleteFunc(names, func(n string) bool {
+		r, to := set.Find(s.typeURL, n), ""
+		if r != nil && r.Name != n {
+			to = r.Name
+		}
+		if to != s.told[n] {
+			s.tell(n, to)
+			mine, its := s.sent[n], s.sent[to]
+			if to != "" && (mine == nil || its == nil || mine.Version != r.Version || its.Version != r.Version) {
+				s.again[to] = true
+				more = append(more, to)
+			}
+		}
+		if to != "" {
+			s.hold(n, nil)
+			delete(s.again, n)
+		}
+		return to != ""
+	})
+	for _, n := range more {
+		if !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // drop notes that the client was told that n is gone.

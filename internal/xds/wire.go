@@ -32,8 +32,9 @@ type wire interface {
 }
 
 type sotwWire struct {
-	g    grpc.BidiStreamingServer[discoverypb.DiscoveryRequest, discoverypb.DiscoveryResponse]
-	name string
+	g       grpc.BidiStreamingServer[discoverypb.DiscoveryRequest, discoverypb.DiscoveryResponse]
+	name    string
+	encoded bool // the server has our Codec
 }
 
 func (*sotwWire) delta() bool { return false }
@@ -54,6 +55,9 @@ func (w *sotwWire) receive() (*request, error) {
 }
 
 func (w *sotwWire) send(r *response, version string) error {
+	if w.encoded {
+		return w.g.SendMsg(encodeSotw(r, version, w.name))
+	}
 	m := &discoverypb.DiscoveryResponse{
 		VersionInfo:  version,
 		TypeUrl:      r.typeURL,
@@ -68,8 +72,9 @@ func (w *sotwWire) send(r *response, version string) error {
 }
 
 type deltaWire struct {
-	g    grpc.BidiStreamingServer[discoverypb.DeltaDiscoveryRequest, discoverypb.DeltaDiscoveryResponse]
-	name string
+	g       grpc.BidiStreamingServer[discoverypb.DeltaDiscoveryRequest, discoverypb.DeltaDiscoveryResponse]
+	name    string
+	encoded bool // the server has our Codec
 }
 
 func (*deltaWire) delta() bool { return true }
@@ -92,6 +97,9 @@ func (w *deltaWire) receive() (*request, error) {
 }
 
 func (w *deltaWire) send(r *response, version string) error {
+	if w.encoded {
+		return w.g.SendMsg(encodeDelta(r, version, w.name))
+	}
 	m := &discoverypb.DeltaDiscoveryResponse{
 		SystemVersionInfo: version,
 		TypeUrl:           r.typeURL,
@@ -102,7 +110,7 @@ func (w *deltaWire) send(r *response, version string) error {
 	}
 	for _, x := range r.resources {
 		m.Resources = append(m.Resources, &discoverypb.Resource{
-			Name: x.Name, Version: x.Version, Resource: &anypb.Any{TypeUrl: x.Type, Value: x.Body},
+			Name: x.Name, Version: x.Version, Aliases: r.aliases[x.Name], Resource: &anypb.Any{TypeUrl: x.Type, Value: x.Body},
 		})
 	}
 	return w.g.Send(m)

@@ -22,6 +22,8 @@ type Response struct {
 	Version   string
 	Resources map[string][]byte // body by name on delta streams; by position ("0", "1", ...) else
 	Removed   []string
+	Aliases   map[string][]string // of resources, by name; delta streams only
+	Versions  map[string]string   // of resources, by name; delta streams only
 }
 
 // Stream is one ADS stream. Not safe for concurrent use.
@@ -54,6 +56,19 @@ func (s *Stream) Subscribe(typeURL, nonce string, names ...string) error {
 	return s.sotw.Send(&discoverypb.DiscoveryRequest{Node: node, TypeUrl: typeURL, ResponseNonce: nonce, ResourceNames: names})
 }
 
+// Come is Subscribe of a client that comes back and holds known, versions by
+// name. Delta streams only.
+func (s *Stream) Come(typeURL string, known map[string]string, names ...string) error {
+	node := s.node
+	s.node = nil
+	return s.delta.Send(&discoverypb.DeltaDiscoveryRequest{Node: node, TypeUrl: typeURL, InitialResourceVersions: known, ResourceNamesSubscribe: names})
+}
+
+// Leave asks for names no more. Delta streams only.
+func (s *Stream) Leave(typeURL string, names ...string) error {
+	return s.delta.Send(&discoverypb.DeltaDiscoveryRequest{TypeUrl: typeURL, ResourceNamesUnsubscribe: names})
+}
+
 // Answer accepts r when reason is empty, else refuses it. names repeats the
 // subscription of a state-of-the-world stream.
 func (s *Stream) Answer(r *Response, reason string, names ...string) error {
@@ -69,7 +84,7 @@ func (s *Stream) Answer(r *Response, reason string, names ...string) error {
 
 // Next waits for a response.
 func (s *Stream) Next() (*Response, error) {
-	out := &Response{Resources: map[string][]byte{}}
+	out := &Response{Resources: map[string][]byte{}, Aliases: map[string][]string{}, Versions: map[string]string{}}
 	if s.delta != nil {
 		m, err := s.delta.Recv()
 		if err != nil {
@@ -78,6 +93,10 @@ func (s *Stream) Next() (*Response, error) {
 		out.Type, out.Nonce, out.Version, out.Removed = m.TypeUrl, m.Nonce, m.SystemVersionInfo, m.RemovedResources
 		for _, r := range m.Resources {
 			out.Resources[r.Name] = r.Resource.GetValue()
+			out.Versions[r.Name] = r.Version
+			if len(r.Aliases) > 0 {
+				out.Aliases[r.Name] = r.Aliases
+			}
 		}
 		return out, nil
 	}
