@@ -95,29 +95,44 @@ func replaceFile(path string, b []byte) error {
 	return err
 }
 
-// restore reads what keep wrote, leaving out programs that have ended. It is
-// called once, before anybody registers.
-func (r *registry) restore() error {
-	b, err := os.ReadFile(r.file)
-	if r.file == "" || errors.Is(err, fs.ErrNotExist) {
-		return nil
+// readKept reads what keep wrote; nothing when there is no such file.
+func readKept(file string) (in keptFile, err error) {
+	b, err := os.ReadFile(file)
+	if file == "" || errors.Is(err, fs.ErrNotExist) {
+		return keptFile{}, nil
 	}
-	var in keptFile
 	if err == nil {
 		err = json.Unmarshal(b, &in)
 	}
 	if err == nil && in.Format != keptFormat {
-		err = fmt.Errorf("%s: unknown format %d", r.file, in.Format)
+		err = fmt.Errorf("%s: unknown format %d", file, in.Format)
 	}
 	if err != nil {
-		return fmt.Errorf("programs of an earlier run: %w", err)
+		return keptFile{}, fmt.Errorf("programs of an earlier run: %w", err)
 	}
+	return in, nil
+}
+
+// address is one that was given to a workload, invalid when there is none.
+func (f *keptFile) address() netip.Addr {
+	for _, k := range f.Workloads {
+		if k.Workload != nil {
+			if a, err := netip.ParseAddr(k.Workload.Address); err == nil {
+				return a
+			}
+		}
+	}
+	return netip.Addr{}
+}
+
+// restore takes up what was kept, leaving out programs that have ended. It is
+// called once, before anybody registers.
+func (r *registry) restore(in keptFile) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, k := range in.Workloads {
 		r.take(k)
 	}
-	return nil
 }
 
 // take restores one workload, if all about it makes sense. The lock is held.

@@ -19,9 +19,11 @@ func keptRegistry(t *testing.T, file string) *registry {
 	t.Helper()
 	r := newRegistry(netip.MustParsePrefix("127.70.16.0/28"), "cluster.local", func() {})
 	r.file = file
-	if err := r.restore(); err != nil {
+	kept, err := readKept(file)
+	if err != nil {
 		t.Fatal(err)
 	}
+	r.restore(kept)
 	return r
 }
 
@@ -141,7 +143,8 @@ func TestNotKept(t *testing.T) {
 		}
 		r := newRegistry(netip.MustParsePrefix("127.70.16.0/28"), "cluster.local", func() {})
 		r.file = file
-		_ = r.restore()
+		kept, _ := readKept(file)
+		r.restore(kept)
 		if n := len(r.workloads()); n != 0 {
 			t.Errorf("%q gave %d workloads", text, n)
 		}

@@ -48,7 +48,7 @@ type Options struct {
 	// Errors that wrap identity.ErrRefused are the token's fault, others may pass.
 	// Called concurrently.
 	Token func(ctx context.Context, token string) (*identity.Caller, error)
-	Pool  netip.Prefix // addresses of standalone workloads; zero: a 127.x.y.0/20 made from Dir
+	Pool  netip.Prefix // addresses of standalone workloads; zero: a 127.x.y.0/20 made from Dir that nobody else has
 	// Version of this program, told to clients.
 	Version string
 	// Log takes one message; nil: they are dropped. Called by several goroutines.
@@ -68,6 +68,7 @@ type Plane struct {
 	unix     net.Listener
 	tcp      net.Listener
 	log      func(string, ...any)
+	release  func() // of the pool of addresses
 
 	generation watch.Value[*generation] // nil until the first snapshot was compiled
 	dirty      chan struct{}            // capacity 1: the registry changed
@@ -80,21 +81,17 @@ type Plane struct {
 // New opens the state and the sockets; Run serves them. The caller must Run or
 // Close the Plane.
 func New(o Options) (*Plane, error) {
-	p := &Plane{o: o, settings: link.Defaults(), log: o.Log, dirty: make(chan struct{}, 1), sessions: map[*session]struct{}{}}
+	p := &Plane{o: o, settings: link.Defaults(), log: o.Log, dirty: make(chan struct{}, 1), sessions: map[*session]struct{}{}, release: func() {}}
 	if o.Settings != nil {
 		p.settings = *o.Settings
 	}
 	if p.log == nil {
 		p.log = func(string, ...any) {}
 	}
-	if !o.Pool.IsValid() {
-		abs, err := filepath.Abs(o.Dir)
-		if err != nil {
-			return nil, fmt.Errorf("state directory %s: %w", o.Dir, err)
-		}
-		o.Pool = loopbackPool(abs)
+	abs, err := filepath.Abs(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("state directory %s: %w", o.Dir, err)
 	}
-	var err error
 	if p.ca = o.CA; p.ca == nil {
 		if p.ca, err = ca.Open(filepath.Join(o.Dir, "ca"), p.settings.TrustDomain, ca.Options{}); err != nil {
 			return nil, err
@@ -104,11 +101,16 @@ func New(o Options) (*Plane, error) {
 	if o.Token != nil {
 		p.pods = newPods(p.settings.TrustDomain)
 	}
-	p.registry = newRegistry(o.Pool, p.settings.TrustDomain, p.poke)
-	p.registry.file = o.Registry
-	if err := p.registry.restore(); err != nil {
+	kept, err := readKept(o.Registry)
+	if err != nil {
 		p.log("%v; they have to join anew", err)
 	}
+	if !o.Pool.IsValid() {
+		o.Pool, p.release = claimPool(abs, kept.address())
+	}
+	p.registry = newRegistry(o.Pool, p.settings.TrustDomain, p.poke)
+	p.registry.file = o.Registry
+	p.registry.restore(kept)
 	p.callers = &callers{
 		registry: p.registry, pods: p.pods, token: o.Token,
 		domains: identity.Domains{Own: p.settings.TrustDomain, Aliases: p.settings.TrustDomainAliases},
@@ -127,9 +129,11 @@ func New(o Options) (*Plane, error) {
 		},
 	})
 	if p.unix, err = ListenUnix(cmp.Or(o.Socket, filepath.Join(o.Dir, "xds.sock"))); err != nil {
+		p.release()
 		return nil, err
 	}
 	if p.tcp, err = net.Listen("tcp", cmp.Or(o.Address, "127.0.0.1:0")); err != nil {
+		p.release()
 		p.unix.Close()
 		return nil, fmt.Errorf("listen for proxies: %w", err)
 	}
@@ -140,6 +144,7 @@ func New(o Options) (*Plane, error) {
 func (p *Plane) Close() {
 	p.unix.Close()
 	p.tcp.Close()
+	p.release()
 }
 
 // ListenUnix makes a unix socket (0600) in the place of one that nobody serves
@@ -194,6 +199,7 @@ func (p *Plane) Rekeyed() { p.poke() }
 // Run serves until ctx ends or the source fails. Everything it started has
 // ended when it returns.
 func (p *Plane) Run(ctx context.Context) error {
+	defer p.release()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	conf, err := p.serverTLS()

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"net/netip"
 	"slices"
@@ -87,15 +86,6 @@ func newRegistry(pool netip.Prefix, trustDomain string, changed func()) *registr
 		byID: map[string]*registered{}, byToken: map[[sha256.Size]byte]*registered{},
 		used: map[netip.Addr]bool{}, serial: map[string]int{},
 	}
-}
-
-// loopbackPool gives each state directory a 127.x.y.0/20 of 1,024, so that two
-// control planes on one machine do not hand out the same addresses.
-func loopbackPool(dir string) netip.Prefix {
-	h := fnv.New32a()
-	h.Write([]byte(dir))
-	n := h.Sum32()
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(64 + n%64), byte(n>>8) & 0xf0, 0}), 20)
 }
 
 // register makes a place for spec. uid is the user that asked, when known. The
