@@ -36,7 +36,7 @@ test-race: ## the data plane's rooms under the race detector
 .PHONY: e2e
 e2e: ## what users do on a real Kubernetes cluster, as root; the first time it is built, which takes some minutes
 	$(GO) run ./test/cluster/up -build
-	$(GO) run ./test/budget -tags e2e -timeout 30m ./test/cluster ./test/e2e ./internal/source/kube
+	$(GO) run ./test/budget -tags e2e -timeout 30m ./test/cluster ./test/e2e ./internal/source/kube ./internal/kube/serve
 
 .PHONY: cluster
 cluster: ## a two-node Kubernetes cluster to play with until Ctrl-C, as root
@@ -50,11 +50,12 @@ check: ## format, vet, lint, house test, tulle builds elsewhere, generated files
 	$(GO) test -run TestHouse -count=1 .
 	@for os in darwin windows; do GOOS=$$os $(GO) build -o /dev/null ./cmd/tulle || exit 1; done
 	@$(MAKE) --no-print-directory gen
-	@git diff --exit-code --stat -- internal/proxy/conf/wire go.mod go.sum || { echo "generated files differ: commit what make gen wrote"; exit 1; }
+	@git diff --exit-code --stat -- internal/proxy/conf/wire internal/kube/install/crds.yaml.gz go.mod go.sum || { echo "generated files differ: commit what make gen wrote"; exit 1; }
 
 .PHONY: gen
-gen: ## rewrite generated files (xDS decoders)
+gen: ## rewrite generated files (xDS decoders, definitions of Istio's kinds)
 	$(GO) run ./internal/gen/xdswire
+	$(GO) run ./internal/gen/crds
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (30s) each, two at a time; failing inputs are kept, unless under CI
