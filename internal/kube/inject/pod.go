@@ -117,6 +117,8 @@ func (o *choices) redirect() corev1.Container {
 	no, root := false, int64(0)
 	return corev1.Container{
 		Name: InitContainer, Image: o.Image, ImagePullPolicy: o.PullPolicy, Args: args, Resources: o.Resources,
+		// There it writes down what it did: the sidecar may not ask the kernel.
+		VolumeMounts: []corev1.VolumeMount{{Name: "istio-envoy", MountPath: "/etc/istio/proxy"}},
 		SecurityContext: &corev1.SecurityContext{
 			AllowPrivilegeEscalation: &no, Privileged: &no, ReadOnlyRootFilesystem: new(true),
 			RunAsUser: &root, RunAsGroup: &root, RunAsNonRoot: &no,
