@@ -229,7 +229,7 @@ func output(line string) (string, error) {
 	return string(out), err
 }
 
-// resolver answers every question for an address with 192.0.2.7.
+// resolver knows two names, at 192.0.2.7.
 func resolver(c net.PacketConn) {
 	b := make([]byte, 4096)
 	for {
@@ -246,11 +246,15 @@ func resolver(c net.PacketConn) {
 		if err != nil {
 			continue
 		}
-		out := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: h.ID, Response: true, RecursionAvailable: true})
+		code := dnsmessage.RCodeSuccess
+		if n := q.Name.String(); n != "outside.example." && n != "pod-0.db.shop.svc.cluster.local." {
+			code = dnsmessage.RCodeNameError
+		}
+		out := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: h.ID, Response: true, RecursionAvailable: true, RCode: code})
 		_ = out.StartQuestions()
 		_ = out.Question(q)
 		_ = out.StartAnswers()
-		if q.Type == dnsmessage.TypeA {
+		if q.Type == dnsmessage.TypeA && code == dnsmessage.RCodeSuccess {
 			_ = out.AResource(dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1}, dnsmessage.AResource{A: [4]byte{192, 0, 2, 7}})
 		}
 		if msg, err := out.Finish(); err == nil {

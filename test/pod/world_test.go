@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/internal/control"
+	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/link"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/proxy"
@@ -122,7 +122,29 @@ apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: default, namespace: shop}
 spec: {mtls: {mode: STRICT}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: shop, labels: {app: web}, creationTimestamp: "2026-01-02T03:04:05Z", annotations: {sidecar.istio.io/status: "{}"}}
+spec: {serviceAccountName: web, containers: [{name: app}]}
+status: {podIP: 10.99.0.2, podIPs: [{ip: 10.99.0.2}, {ip: "fd99::2"}], phase: Running, conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client-1, namespace: shop, labels: {app: client}, creationTimestamp: "2026-01-02T03:04:05Z", annotations: {sidecar.istio.io/status: "{}"}}
+spec: {serviceAccountName: client, containers: [{name: app}]}
+status: {podIP: 10.99.0.3, podIPs: [{ip: 10.99.0.3}, {ip: "fd99::3"}], phase: Running, conditions: [{type: Ready, status: "True"}]}
 `
+
+// account is whose token it is; a cluster's API server would be asked.
+func account(_ context.Context, token string) (*identity.Caller, error) {
+	name, ok := strings.CutPrefix(token, "token of ")
+	if !ok {
+		return nil, identity.ErrRefused
+	}
+	return &identity.Caller{ID: identity.ID{TrustDomain: "cluster.local", Namespace: "shop", Account: name}, Proof: identity.AccountToken,
+		Workload: "shop/" + name + "-1"}, nil
+}
 
 // newMesh makes a control plane, which serves after open.
 func newMesh(t *testing.T) *mesh {
@@ -135,7 +157,7 @@ func newMesh(t *testing.T) *mesh {
 	settings := link.Defaults()
 	settings.AccessLog = model.AccessLog{Enabled: true}
 	m.plane, err = control.New(control.Options{Settings: &settings, Dir: filepath.Join(m.dir, "state"), Socket: filepath.Join(m.dir, "xds"), Address: world4 + ":15012",
-		Source: &file.Watcher{Paths: []string{filepath.Join(m.dir, "mesh.yaml")}}, Pool: netip.MustParsePrefix("10.99.0.0/24")})
+		Source: &file.Watcher{Paths: []string{filepath.Join(m.dir, "mesh.yaml")}}, Token: account})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,25 +199,17 @@ type pod struct {
 }
 
 // newPod makes a pod with an address of each family and what the injector
-// would mount, registers it, and redirects its traffic.
+// would mount.
 func (m *mesh) newPod(name string, number int, env map[string]string) *pod {
 	t := m.t
 	t.Helper()
 	p := &pod{t: t, mesh: m, name: name, root: filepath.Join(m.dir, name), ip4: fmt.Sprintf("10.99.0.%d", number), ip6: fmt.Sprintf("fd99::%d", number)}
-	reg, err := m.plane.Register(control.WorkloadSpec{Namespace: "shop", Name: name + "-1", Labels: map[string]string{"app": name}, Account: name,
-		Redirected: true, Ready: true, IP: netip.MustParseAddr(p.ip4)}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if reg.IP.String() != p.ip4 {
-		t.Fatalf("the pod has address %s, want %s", reg.IP, p.ip4)
-	}
 	p.files(map[string]string{
 		"etc/hosts":       "127.0.0.1 localhost\n" + world4 + " istiod.istio-system.svc\n",
 		"etc/resolv.conf": "nameserver " + world4 + "\nsearch shop.svc.cluster.local svc.cluster.local\noptions ndots:5\n",
 		"etc/passwd":      "root:x:0:0::/:\n", "etc/nsswitch.conf": "hosts: files dns\n",
 		"etc/istio/pod/labels":                fmt.Sprintf("app=%q\nservice.istio.io/canonical-name=%[1]q\n", name),
-		"var/run/secrets/tokens/istio-token":  reg.Token,
+		"var/run/secrets/tokens/istio-token":  "token of " + name + "\n",
 		"var/run/secrets/istio/root-cert.pem": string(m.plane.Roots()),
 		"etc/istio/proxy/x":                   "",
 		"var/lib/istio/data/x":                "",

@@ -304,3 +304,41 @@ func FuzzMessage(f *testing.F) {
 		}
 	})
 }
+
+// Where the resolvers know the cluster's names too, they are asked for all that
+// is no address of the table.
+func TestElsewhere(t *testing.T) {
+	up := upstream(t)
+	s := New(Options{Namespace: "shop", Elsewhere: true, Resolvers: func() []netip.AddrPort { return []netip.AddrPort{up} }})
+	ask := func(name string, kind dnsmessage.Type) (local bool) {
+		t.Helper()
+		b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: 7, RecursionDesired: true})
+		for _, err := range []error{b.StartQuestions(), b.Question(dnsmessage.Question{Name: dnsmessage.MustNewName(name), Type: kind, Class: dnsmessage.ClassINET})} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		raw, err := b.Finish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, ok := parse(raw)
+		if !ok {
+			t.Fatal("no question")
+		}
+		return s.local(q, false) != nil
+	}
+	if ask("reviews.shop.svc.cluster.local.", dnsmessage.TypeA) {
+		t.Error("without a table the cluster's resolver knows best")
+	}
+	s.Update(mesh())
+	for name, want := range map[string]bool{"reviews.shop.svc.cluster.local.": true, "localhost.": true,
+		"pod-0.db.shop.svc.cluster.local.": false, "cluster.local.": false, "elsewhere.example.": false} {
+		if got := ask(name, dnsmessage.TypeA); got != want {
+			t.Errorf("%s is answered here: %t, want %t", name, got, want)
+		}
+	}
+	if ask("reviews.shop.svc.cluster.local.", dnsmessage.TypeSRV) {
+		t.Error("records of another type are not ours to deny")
+	}
+}
