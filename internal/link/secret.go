@@ -55,14 +55,22 @@ func (s *secrets) of(t *model.ServerTLS, gateway string) (names []string, why st
 	if len(t.Granted) > 0 {
 		return names, ""
 	}
+	mutual := t.Mode == model.ServerMutual || t.Mode == model.ServerOptionalMutual
+	bundle := false
+	if mutual && t.CACredential != "" {
+		name := strings.TrimPrefix(t.CACredential, "kubernetes://")
+		ca, why := s.m.caSecret(s.space(name, gateway), name)
+		if why != "" {
+			return nil, why
+		}
+		s.have[name], bundle = ca, true
+	}
 	if len(t.CredentialNames) == 0 {
-		if t.Certificate == "" || t.Key == "" {
+		if (t.Certificate == "" || t.Key == "") && len(t.More) == 0 {
 			return nil, "it has neither credentialName nor serverCertificate and privateKey"
 		}
 		return nil, ""
 	}
-	mutual := t.Mode == model.ServerMutual || t.Mode == model.ServerOptionalMutual
-	bundle := false
 	for _, name := range t.CredentialNames {
 		name = strings.TrimPrefix(name, "kubernetes://")
 		ns := s.space(name, gateway)
@@ -145,6 +153,18 @@ func keys(x *model.Secret) string {
 		return "nothing"
 	}
 	return strings.Join(sortedKeys(x.Data), ", ")
+}
+
+// caSecret finds a secret with CA certificates, or says why there is none.
+func (m *Mesh) caSecret(ns, name string) (*model.Secret, string) {
+	x := m.secret(ns, name)
+	if x == nil {
+		return nil, m.noSecret(ns, name)
+	}
+	if ca := Bundle(x); len(ca) == 0 || !x509.NewCertPool().AppendCertsFromPEM(ca) {
+		return nil, fmt.Sprintf("Secret %s/%s: ca.crt holds no certificate", ns, name)
+	}
+	return x, ""
 }
 
 // bundle finds the CA certificates that go with a credential: in the secret

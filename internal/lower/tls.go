@@ -177,8 +177,11 @@ func (l *Lowering) foreignClient(c *model.Cluster) *tlspb.UpstreamTlsContext {
 	case t.CredentialName != "":
 		common.ValidationContextType = validation(CAName(CredentialName(t.CredentialName)), sans)
 	case t.CACertificates != "":
-		common.ValidationContextType = fixedValidation(&tlspb.CertificateValidationContext{
-			TrustedCa: file(t.CACertificates), MatchTypedSubjectAltNames: sans})
+		v := &tlspb.CertificateValidationContext{TrustedCa: file(t.CACertificates), MatchTypedSubjectAltNames: sans}
+		if t.CRL != "" {
+			v.Crl = file(t.CRL)
+		}
+		common.ValidationContextType = fixedValidation(v)
 	default:
 		common.ValidationContextType = fixedValidation(&tlspb.CertificateValidationContext{
 			SystemRootCerts: &tlspb.CertificateValidationContext_SystemRootCerts{}, MatchTypedSubjectAltNames: sans})
@@ -240,7 +243,10 @@ func (l *Lowering) gatewayTLS(s *model.GatewayServer) *tlspb.DownstreamTlsContex
 		common.TlsCertificateSdsSecretConfigs = append(common.TlsCertificateSdsSecretConfigs, sds(name))
 	}
 	if len(s.Secrets) == 0 && t.Certificate != "" {
-		common.TlsCertificates = []*tlspb.TlsCertificate{fileCertificate(t.Certificate, t.Key)}
+		common.TlsCertificates = append(common.TlsCertificates, fileCertificate(t.Certificate, t.Key))
+	}
+	for _, c := range t.More {
+		common.TlsCertificates = append(common.TlsCertificates, fileCertificate(c.Certificate, c.Key))
 	}
 	l.clientValidation(s, common)
 	if t.Mode == model.ServerMutual {
@@ -258,6 +264,7 @@ func (l *Lowering) clientValidation(s *model.GatewayServer, common *tlspb.Common
 	check := &tlspb.CertificateValidationContext{
 		MatchTypedSubjectAltNames: anySAN(t.SANs),
 		VerifyCertificateHash:     t.CertificateHashes,
+		VerifyCertificateSpki:     t.KeyHashes,
 	}
 	if t.Mode == model.ServerOptionalMutual && t.InsecureSkip {
 		check.TrustChainVerification = tlspb.CertificateValidationContext_ACCEPT_UNTRUSTED
@@ -267,16 +274,23 @@ func (l *Lowering) clientValidation(s *model.GatewayServer, common *tlspb.Common
 		common.ValidationContextType = fixedValidation(check)
 		return
 	}
-	if len(s.Secrets) > 0 {
+	if len(s.Secrets) > 0 || t.CACredential != "" {
+		name := CredentialName(t.CACredential)
+		if t.CACredential == "" {
+			name = s.Secrets[0]
+		}
 		common.ValidationContextType = &tlspb.CommonTlsContext_CombinedValidationContext{
 			CombinedValidationContext: &tlspb.CommonTlsContext_CombinedCertificateValidationContext{
 				DefaultValidationContext:         check,
-				ValidationContextSdsSecretConfig: sds(CAName(s.Secrets[0])),
+				ValidationContextSdsSecretConfig: sds(CAName(name)),
 			}}
 		return
 	}
 	if t.CACertificates != "" {
 		check.TrustedCa = file(t.CACertificates)
+	}
+	if t.CRL != "" {
+		check.Crl = file(t.CRL)
 	}
 	common.ValidationContextType = fixedValidation(check)
 }

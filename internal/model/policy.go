@@ -184,6 +184,7 @@ type ClientTLS struct {
 	Mode               TLSMode
 	Certificate, Key   string // files
 	CACertificates     string
+	CRL                string // file of revocation lists
 	CA                 string // PEM bundle itself, instead of a file
 	CredentialName     string
 	SANs               []string
@@ -232,9 +233,12 @@ const (
 type ServerTLS struct {
 	Mode              ServerTLSMode
 	CredentialNames   []string
-	Certificate, Key  string // files
+	Certificate, Key  string             // files
+	More              []CertificateFiles // further ones, of other kinds of key
 	CACertificates    string
+	CRL               string // file of revocation lists
 	CA                string // PEM bundle itself, instead of a file
+	CACredential      string // Secret that holds the CA certificates, instead of the credential's own
 	Granted           []Ref  // Secrets of any namespace, beside CredentialNames; the reader has checked that they may be used
 	SANs              []string
 	MinVersion        string // "1.0".."1.3"; empty: 1.2
@@ -242,8 +246,12 @@ type ServerTLS struct {
 	CipherSuites      []string
 	InsecureSkip      bool
 	CertificateHashes []string
+	KeyHashes         []string // of public keys (SPKI), base64
 	Origin            Origin
 }
+
+// CertificateFiles are a certificate chain and its key.
+type CertificateFiles struct{ Certificate, Key string }
 
 // MTLSMode that a workload asks of its clients.
 type MTLSMode uint8

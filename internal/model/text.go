@@ -358,6 +358,7 @@ func textClientTLS(f *form, x *ClientTLS) {
 	f.str("certificate", &x.Certificate)
 	f.str("key", &x.Key)
 	f.str("ca", &x.CACertificates)
+	f.str("crl", &x.CRL)
 	f.str("credential", &x.CredentialName)
 	f.str("ca-pem", &x.CA)
 	f.strs("sans", &x.SANs)
@@ -390,7 +391,9 @@ func textServerTLS(f *form, x *ServerTLS) {
 	f.str("certificate", &x.Certificate)
 	f.str("key", &x.Key)
 	f.str("ca", &x.CACertificates)
+	f.str("crl", &x.CRL)
 	f.str("ca-pem", &x.CA)
+	f.str("ca-credential", &x.CACredential)
 	f.refs("granted", &x.Granted)
 	f.strs("sans", &x.SANs)
 	f.str("min", &x.MinVersion)
@@ -398,6 +401,11 @@ func textServerTLS(f *form, x *ServerTLS) {
 	f.strs("ciphers", &x.CipherSuites)
 	f.flag("insecure", &x.InsecureSkip)
 	f.strs("hashes", &x.CertificateHashes)
+	f.strs("key-hashes", &x.KeyHashes)
+	each(f, "files", &x.More, func(f *form, x *CertificateFiles) {
+		f.str("certificate", &x.Certificate)
+		f.str("key", &x.Key)
+	})
 }
 
 var mtlsNames = []string{"UNSET", "DISABLE", "PERMISSIVE", "STRICT"}

@@ -305,6 +305,9 @@ func (r *reading) clientTLS(path string, in *networking.ClientTLSSettings) *mode
 		CredentialName: in.CredentialName, SANs: in.SubjectAltNames, SNI: in.Sni,
 		InsecureSkipVerify: in.GetInsecureSkipVerify().GetValue(), Origin: r.at(path),
 	}
+	if out.CRL = in.CaCrl; out.CRL != "" && out.CACertificates == "" {
+		r.Invalid(path+".caCrl", "acts beside caCertificates alone (a Secret brings its own as ca.crl)")
+	}
 	files := in.ClientCertificate != "" || in.PrivateKey != "" || in.CaCertificates != ""
 	switch in.Mode {
 	case networking.ClientTLSSettings_DISABLE:

@@ -58,12 +58,13 @@ networking.v1alpha3.ConnectionPoolSettings.TCPSettings: maxConnections connectTi
 networking.v1alpha3.ConnectionPoolSettings.TCPSettings.TcpKeepalive: probes time interval
 networking.v1alpha3.ConnectionPoolSettings.HTTPSettings: http1MaxPendingRequests http2MaxRequests maxRequestsPerConnection maxRetries idleTimeout h2UpgradePolicy useClientProtocol maxConcurrentStreams
 networking.v1alpha3.OutlierDetection: consecutiveErrors splitExternalLocalOriginErrors consecutiveLocalOriginFailures consecutiveGatewayErrors consecutive5xxErrors interval baseEjectionTime maxEjectionPercent minHealthPercent
-networking.v1alpha3.ClientTLSSettings: mode clientCertificate privateKey caCertificates credentialName subjectAltNames sni insecureSkipVerify
+networking.v1alpha3.ClientTLSSettings: mode clientCertificate privateKey caCertificates caCrl credentialName subjectAltNames sni insecureSkipVerify
 
 networking.v1alpha3.Gateway: servers selector
 networking.v1alpha3.Server: port bind hosts tls name
 networking.v1alpha3.Port: number protocol name
-networking.v1alpha3.ServerTLSSettings: httpsRedirect mode serverCertificate privateKey caCertificates credentialName credentialNames subjectAltNames minProtocolVersion maxProtocolVersion cipherSuites insecureSkipVerify verifyCertificateHash
+networking.v1alpha3.ServerTLSSettings: httpsRedirect mode serverCertificate privateKey caCertificates credentialName credentialNames subjectAltNames minProtocolVersion maxProtocolVersion cipherSuites insecureSkipVerify verifyCertificateHash verifyCertificateSpki caCrl caCertCredentialName tlsCertificates
+networking.v1alpha3.ServerTLSSettings.TLSCertificate: serverCertificate privateKey caCertificates
 
 networking.v1alpha3.ServiceEntry: hosts addresses ports location resolution endpoints workloadSelector exportTo subjectAltNames
 networking.v1alpha3.ServicePort: number protocol name targetPort
@@ -117,8 +118,6 @@ var effects = map[string]string{
 	"networking.v1alpha3.IstioIngressListener.tls":                  ": the port speaks what PeerAuthentication says",
 	"networking.v1alpha3.SidecarPort.targetPort":                    ": Istio ignores it too",
 	"networking.v1alpha3.Port.targetPort":                           ": the Service in front of the gateway chooses it, as with Istio",
-	"networking.v1alpha3.ClientTLSSettings.caCrl":                   ": revoked certificates are accepted",
-	"networking.v1alpha3.ServerTLSSettings.caCrl":                   ": revoked certificates are accepted",
 }
 
 // replacements of deprecated fields, and of enum values.

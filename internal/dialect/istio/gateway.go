@@ -1,6 +1,8 @@
 package istio
 
 import (
+	"encoding/base64"
+	"encoding/hex"
 	"net/netip"
 	"strings"
 
@@ -150,6 +152,35 @@ func (r *reading) serverTLS(path string, t *networking.ServerTLSSettings) *model
 		MinVersion: tlsVersions[t.MinProtocolVersion], MaxVersion: tlsVersions[t.MaxProtocolVersion],
 		InsecureSkip: t.GetInsecureSkipVerify().GetValue(), Origin: r.at(path),
 	}
+	out.CRL, out.CACredential, out.KeyHashes = t.CaCrl, t.CaCertCredentialName, t.VerifyCertificateSpki
+	if out.CRL != "" && t.CaCertificates == "" {
+		r.Invalid(path+".caCrl", "acts beside caCertificates alone (a Secret brings its own as ca.crl)")
+	}
+	for i, c := range t.TlsCertificates {
+		at := index(path+".tlsCertificates", i)
+		switch {
+		case t.ServerCertificate != "" || t.PrivateKey != "":
+			r.Invalid(at, "tlsCertificates and serverCertificate exclude each other")
+		case c.ServerCertificate == "":
+			r.Invalid(at+".serverCertificate", "is missing")
+		case c.PrivateKey == "":
+			r.Invalid(at+".privateKey", "is missing")
+		}
+		if c.CaCertificates != "" {
+			r.Doubtful(at+".caCertificates", "has no effect: clients are checked against caCertificates of the server")
+		}
+		out.More = append(out.More, model.CertificateFiles{Certificate: c.ServerCertificate, Key: c.PrivateKey})
+	}
+	for i, h := range t.VerifyCertificateHash {
+		if b, err := hex.DecodeString(strings.ReplaceAll(h, ":", "")); err != nil || len(b) != 32 {
+			r.Invalid(index(path+".verifyCertificateHash", i), "%q is no SHA-256 in hex", clip(h))
+		}
+	}
+	for i, h := range t.VerifyCertificateSpki {
+		if b, err := base64.StdEncoding.DecodeString(h); err != nil || len(b) != 32 {
+			r.Invalid(index(path+".verifyCertificateSpki", i), "%q is no SHA-256 in base64", clip(h))
+		}
+	}
 	if t.CredentialName != "" && len(t.CredentialNames) > 0 {
 		r.Invalid(path, "credentialName and credentialNames exclude each other")
 	}
@@ -161,7 +192,7 @@ func (r *reading) serverTLS(path string, t *networking.ServerTLSSettings) *model
 	if out.MinVersion != "" && out.MaxVersion != "" && out.MinVersion > out.MaxVersion {
 		r.Invalid(path, "minProtocolVersion %s is above maxProtocolVersion %s", out.MinVersion, out.MaxVersion)
 	}
-	files := t.ServerCertificate != "" || t.PrivateKey != ""
+	files := t.ServerCertificate != "" || t.PrivateKey != "" || len(t.TlsCertificates) > 0
 	names := len(out.CredentialNames) > 0
 	switch out.Mode {
 	case model.ServerSimple, model.ServerMutual, model.ServerOptionalMutual:
@@ -173,7 +204,7 @@ func (r *reading) serverTLS(path string, t *networking.ServerTLSSettings) *model
 		case !names && len(t.TlsCertificates) == 0 && t.PrivateKey == "":
 			r.Invalid(path+".privateKey", "is needed beside serverCertificate")
 		}
-		if out.Mode != model.ServerSimple && !names && t.CaCertificates == "" {
+		if out.Mode != model.ServerSimple && !names && t.CaCertificates == "" && out.CACredential == "" {
 			r.Invalid(path+".caCertificates", "is needed by mode %s", t.Mode)
 		}
 	case model.ServerIstioMutual:

@@ -66,7 +66,6 @@ func TestFields(t *testing.T) {
 	}
 	slices.Sort(left)
 	want := []string{
-		"ClientTLSSettings.caCrl",
 		"ConnectionPoolSettings.HTTPSettings.http2KeepAlive",
 		"GrpcHealthCheckConfig.service",
 		"HTTPFaultInjection.Abort.http2Error",
@@ -78,10 +77,6 @@ func TestFields(t *testing.T) {
 		"OutlierDetection.outlierDetectionHttpErrorCodes",
 		"Port.targetPort",
 		"Server.defaultEndpoint",
-		"ServerTLSSettings.caCertCredentialName",
-		"ServerTLSSettings.caCrl",
-		"ServerTLSSettings.tlsCertificates",
-		"ServerTLSSettings.verifyCertificateSpki",
 		"SidecarPort.targetPort",
 		"TrafficPolicy.RetryBudget.budgetInterval",
 		"TrafficPolicy.proxyProtocol",

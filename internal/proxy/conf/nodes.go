@@ -56,8 +56,18 @@ type ChainMatch struct {
 
 // SystemRoots is the name of the secret that is the machine's own CA bundle.
 // Secrets that rest in files of this machine are named, as Istio's agent
-// names them, "file-cert:CHAIN~KEY" and "file-root:CA".
+// names them, "file-cert:CHAIN~KEY" and "file-root:CA" ("file-root:CA~CRL"); a
+// bundle that stands in the configuration itself is "file-inline:PEM".
 const SystemRoots = "file-root:system"
+
+// Pins name certificates that a peer may show, by SHA-256: of the certificate,
+// or of its key (SubjectPublicKeyInfo). One of either list is enough.
+type Pins struct {
+	Certificates, Keys [][32]byte
+}
+
+// Empty reports whether any certificate will do.
+func (p *Pins) Empty() bool { return len(p.Certificates)+len(p.Keys) == 0 }
 
 // ServerTLS of a chain (DownstreamTlsContext).
 type ServerTLS struct {
@@ -65,6 +75,7 @@ type ServerTLS struct {
 	Validation    string   // secret name of the CA bundle; empty: client certificates are not looked at
 	RequireClient bool
 	SANs          []StringMatch // identities allowed; empty: any that validates
+	Pins          Pins
 	ALPN          []string
 	MinVersion    uint16 // crypto/tls numbers; 0: 1.2
 	MaxVersion    uint16
@@ -77,6 +88,7 @@ type ClientTLS struct {
 	Certificate  string // secret name; empty: none is shown
 	Validation   string // secret name; empty: the server is not verified
 	SANs         []StringMatch
+	Pins         Pins
 	SNI          string
 	AutoSNI      bool // from the request's authority
 	AutoSAN      bool // the server's certificate must also be good for the SNI that was sent

@@ -2,6 +2,8 @@ package conf
 
 import (
 	"crypto/tls"
+	"encoding/base64"
+	"encoding/hex"
 	"slices"
 	"strings"
 
@@ -13,6 +15,7 @@ type commonTLS struct {
 	certificates []string
 	validation   string
 	sans         []StringMatch
+	pins         Pins
 	alpn         []string
 	min, max     uint16
 	suites       []uint16
@@ -34,7 +37,7 @@ func (b *builder) serverTLS(m *wire.DownstreamTlsContext) (*ServerTLS, error) {
 		return nil, refuse("require_sni", "not supported")
 	}
 	s := &ServerTLS{Certificates: c.certificates, Validation: c.validation, RequireClient: or(m.RequireClientCertificate, false),
-		SANs: c.sans, ALPN: c.alpn, MinVersion: c.min, MaxVersion: c.max, CipherSuites: c.suites,
+		SANs: c.sans, Pins: c.pins, ALPN: c.alpn, MinVersion: c.min, MaxVersion: c.max, CipherSuites: c.suites,
 		NoTickets: or(m.DisableStatelessSessionResumption, false)}
 	if s.RequireClient && s.Validation == "" {
 		return nil, refuse("common_tls_context", "client certificates are required, but there is nothing to verify them by")
@@ -57,13 +60,13 @@ func (b *builder) clientTLS(m *wire.UpstreamTlsContext) (*ClientTLS, error) {
 	if m.Sni != "" && !hostName(m.Sni) {
 		return nil, refuse("sni", "%q is no server name", m.Sni)
 	}
-	t := &ClientTLS{Validation: c.validation, SANs: c.sans, SNI: strings.ToLower(m.Sni), ALPN: c.alpn,
+	t := &ClientTLS{Validation: c.validation, SANs: c.sans, Pins: c.pins, SNI: strings.ToLower(m.Sni), ALPN: c.alpn,
 		MinVersion: c.min, MaxVersion: c.max, CipherSuites: c.suites, AutoSAN: m.AutoSniSanValidation,
 		Mesh: slices.Contains(c.alpn, "istio")}
 	if len(c.certificates) == 1 {
 		t.Certificate = c.certificates[0]
 	}
-	if (len(t.SANs) > 0 || t.AutoSAN) && t.Validation == "" {
+	if (len(t.SANs) > 0 || t.AutoSAN || !t.Pins.Empty()) && t.Validation == "" {
 		return nil, refuse("common_tls_context", "names are to be verified, but there is nothing to verify certificates by")
 	}
 	return t, nil
@@ -118,8 +121,8 @@ func (b *builder) commonTLS(m *wire.CommonTlsContext) (c commonTLS, err error) {
 func (c *commonTLS) validate(b *builder, m *wire.CertificateValidationContext, secret string) error {
 	c.validation = secret
 	switch {
-	case m.Crl != nil:
-		return refuse("crl", "only supported in secrets")
+	case m.Crl != nil && (m.TrustedCa == nil || m.TrustedCa.Filename == nil):
+		return refuse("crl", "only supported in secrets and beside trusted_ca.filename")
 	case secret != "" && (m.TrustedCa != nil || m.SystemRootCerts != nil):
 		return refuse("trusted_ca", "the secret brings one too")
 	case m.TrustedCa != nil && m.SystemRootCerts != nil:
@@ -127,11 +130,14 @@ func (c *commonTLS) validate(b *builder, m *wire.CertificateValidationContext, s
 	case m.SystemRootCerts != nil:
 		c.validation = SystemRoots
 	case m.TrustedCa != nil:
-		name, err := fileName(m.TrustedCa)
+		name, err := trustedCA(m.TrustedCa, m.Crl)
 		if err != nil {
-			return in(err, "trusted_ca")
+			return err
 		}
-		c.validation = "file-root:" + name
+		c.validation = name
+	}
+	if err := c.pins.read(m); err != nil {
+		return err
 	}
 	for i, s := range m.MatchTypedSubjectAltNames {
 		if s.Matcher == nil {
@@ -155,8 +161,46 @@ func (c *commonTLS) validate(b *builder, m *wire.CertificateValidationContext, s
 		}
 		c.sans = append(c.sans, sm)
 	}
+	if !c.pins.Empty() && c.validation == "" {
+		return refuse("verify_certificate_hash", "there is nothing to verify certificates by")
+	}
 	if len(c.sans) > 0 && c.validation == "" {
 		return refuse("match_typed_subject_alt_names", "there is nothing to verify certificates by")
+	}
+	return nil
+}
+
+// trustedCA names a bundle that stands in files or in the configuration.
+func trustedCA(ca, crl *wire.DataSource) (string, error) {
+	if ca.Filename == nil {
+		text, err := pem(ca)
+		return "file-inline:" + string(text), in(err, "trusted_ca")
+	}
+	name, err := fileName(ca)
+	if err != nil {
+		return "", in(err, "trusted_ca")
+	}
+	if crl == nil {
+		return "file-root:" + name, nil
+	}
+	list, err := fileName(crl)
+	return "file-root:" + name + "~" + list, in(err, "crl")
+}
+
+func (p *Pins) read(m *wire.CertificateValidationContext) error {
+	for i, h := range m.VerifyCertificateHash {
+		b, err := hex.DecodeString(strings.ReplaceAll(h, ":", ""))
+		if err != nil || len(b) != 32 {
+			return inIndex(refuse("", "%q is no SHA-256 in hex", h), "verify_certificate_hash", i)
+		}
+		p.Certificates = append(p.Certificates, [32]byte(b))
+	}
+	for i, h := range m.VerifyCertificateSpki {
+		b, err := base64.StdEncoding.DecodeString(h)
+		if err != nil || len(b) != 32 {
+			return inIndex(refuse("", "%q is no SHA-256 in base64", h), "verify_certificate_spki", i)
+		}
+		p.Keys = append(p.Keys, [32]byte(b))
 	}
 	return nil
 }
@@ -251,7 +295,7 @@ func (b *builder) secret(m *wire.Secret) (*Secret, error) {
 		}
 	case m.ValidationContext != nil:
 		v := m.ValidationContext
-		if v.SystemRootCerts != nil || len(v.MatchTypedSubjectAltNames) > 0 {
+		if v.SystemRootCerts != nil || len(v.MatchTypedSubjectAltNames)+len(v.VerifyCertificateHash)+len(v.VerifyCertificateSpki) > 0 {
 			return nil, refuse("validation_context", "only trusted_ca and crl are supported in a secret")
 		}
 		if s.CA, err = pem(v.TrustedCa); err != nil {

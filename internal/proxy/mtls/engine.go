@@ -199,7 +199,7 @@ func (e *Engine) clientConfig(t *conf.ClientTLS, sni string, alpn []string, v *v
 	}
 	if v != nil {
 		c.VerifyConnection = result.check(v)
-	} else if len(t.SANs) > 0 || t.AutoSAN {
+	} else if len(t.SANs) > 0 || t.AutoSAN || !t.Pins.Empty() {
 		return nil, failure(NoTrust, "names are to be checked, but no bundle is configured")
 	}
 	if t.Certificate != "" {
@@ -219,10 +219,10 @@ func (e *Engine) clientConfig(t *conf.ClientTLS, sni string, alpn []string, v *v
 func (e *Engine) verifierFor(p *pipe) *verifier {
 	switch {
 	case p.server != nil && p.server.Validation != "":
-		return &verifier{source: e.source, bundle: p.server.Validation, sans: p.server.SANs,
+		return &verifier{source: e.source, bundle: p.server.Validation, sans: p.server.SANs, pins: p.server.Pins,
 			usage: x509.ExtKeyUsageClientAuth, now: e.now}
 	case p.client != nil && p.client.Validation != "":
-		v := &verifier{source: e.source, bundle: p.client.Validation, sans: p.client.SANs,
+		v := &verifier{source: e.source, bundle: p.client.Validation, sans: p.client.SANs, pins: p.client.Pins,
 			usage: x509.ExtKeyUsageServerAuth, now: e.now}
 		if p.client.AutoSAN {
 			v.host = p.sni

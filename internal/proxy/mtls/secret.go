@@ -37,7 +37,12 @@ func (p *Pair) Leaf() *x509.Certificate { return p.tls.Leaf }
 type Bundle struct {
 	roots *x509.CertPool
 	count int
+	crls  []*x509.RevocationList // any: every certificate of a chain must be covered by one
+	raw   string                 // the lists, to tell two bundles apart
 }
+
+// equal reports whether both trust the same.
+func (b *Bundle) equal(o *Bundle) bool { return b.roots.Equal(o.roots) && b.raw == o.raw }
 
 // Source gives the secrets of the moment by name. It is called at every
 // handshake, from many goroutines.
@@ -86,10 +91,36 @@ func ParseBundle(p []byte) (*Bundle, error) {
 	return b, nil
 }
 
-// Prefixes of names that stand for files of this machine.
+// Revoking is the bundle with revocation lists in PEM (RFC 5280 section 5).
+func (b *Bundle) Revoking(p []byte) (*Bundle, error) {
+	out := *b
+	out.raw = string(p)
+	for len(p) > 0 {
+		var block *pem.Block
+		if block, p = pem.Decode(p); block == nil {
+			break
+		}
+		if block.Type != "X509 CRL" {
+			return nil, fmt.Errorf("revocation lists hold a %q", block.Type)
+		}
+		l, err := x509.ParseRevocationList(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("revocation list: %w", err)
+		}
+		out.crls = append(out.crls, l)
+	}
+	if len(out.crls) == len(b.crls) {
+		return nil, errors.New("there is no revocation list")
+	}
+	return &out, nil
+}
+
+// Prefixes of names that stand for files of this machine, or for the text
+// behind them.
 const (
-	fileCert = "file-cert:"
-	fileRoot = "file-root:"
+	fileCert   = "file-cert:"   // CHAIN~KEY
+	fileRoot   = "file-root:"   // CA or CA~CRL
+	fileInline = "file-inline:" // PEM
 )
 
 // fileCheck is how often files are looked at again, at most.
@@ -157,6 +188,9 @@ func (s *Store) Update(all map[string]*conf.Secret) (trust bool, errs map[string
 		}
 		if len(c.CA) > 0 {
 			b, err := ParseBundle(c.CA)
+			if err == nil && len(c.CRL) > 0 {
+				b, err = b.Revoking(c.CRL)
+			}
 			if err != nil {
 				b, errs[name] = old.bundles[name], err
 			}
@@ -164,13 +198,9 @@ func (s *Store) Update(all map[string]*conf.Secret) (trust bool, errs map[string
 				next.bundles[name] = b
 			}
 		}
-		if len(c.CRL) > 0 {
-			errs[name] = errors.New("revocation lists are not supported")
-			delete(next.bundles, name) // fail closed: not without what was asked for
-		}
 	}
 	for name, b := range old.bundles {
-		if n := next.bundles[name]; n == nil || n != b && !n.roots.Equal(b.roots) {
+		if n := next.bundles[name]; n == nil || n != b && !n.equal(b) {
 			trust = true
 		}
 	}
@@ -192,8 +222,12 @@ func (s *Store) Pair(name string) (*Pair, error) {
 
 // Bundle implements Source.
 func (s *Store) Bundle(name string) (*Bundle, error) {
-	if path, ok := strings.CutPrefix(name, fileRoot); ok {
-		f := s.file(name, []string{path})
+	if paths, ok := strings.CutPrefix(name, fileRoot); ok {
+		f := s.file(name, strings.Split(paths, "~"))
+		return f.bundle, f.err
+	}
+	if strings.HasPrefix(name, fileInline) {
+		f := s.file(name, nil)
 		return f.bundle, f.err
 	}
 	if b := s.now.Load().bundles[name]; b != nil {
@@ -244,8 +278,13 @@ func (f *fromFile) read(name string, paths []string) {
 		if roots, f.err = x509.SystemCertPool(); f.err == nil {
 			f.bundle = &Bundle{roots: roots}
 		}
+	case strings.HasPrefix(name, fileInline):
+		f.bundle, f.err = ParseBundle([]byte(name[len(fileInline):]))
+		name = fileInline
 	case strings.HasPrefix(name, fileRoot):
-		f.bundle, f.err = ParseBundle(data[0])
+		if f.bundle, f.err = ParseBundle(data[0]); f.err == nil && len(data) == 2 {
+			f.bundle, f.err = f.bundle.Revoking(data[1])
+		}
 	case len(paths) == 2:
 		f.pair, f.err = ParsePair(data[0], data[1])
 	default:
@@ -253,7 +292,7 @@ func (f *fromFile) read(name string, paths []string) {
 	}
 	if f.err != nil {
 		r := NoCertificate
-		if strings.HasPrefix(name, fileRoot) {
+		if !strings.HasPrefix(name, fileCert) {
 			r = NoTrust
 		}
 		f.err = &Error{r, fmt.Errorf("%s: %w", name, f.err)}

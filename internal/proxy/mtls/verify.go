@@ -1,9 +1,11 @@
 package mtls
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +32,7 @@ type verifier struct {
 	source Source
 	bundle string // secret name
 	sans   []conf.StringMatch
+	pins   conf.Pins
 	host   string // DNS name that the certificate must be good for; empty: any
 	usage  x509.ExtKeyUsage
 	now    func() time.Time
@@ -54,6 +57,12 @@ func (v *verifier) verify(chain []*x509.Certificate) (*Peer, error) {
 	if err != nil {
 		return nil, classifyCert(err)
 	}
+	if chains, err = unrevoked(chains, b.crls, v.now()); err != nil {
+		return nil, err
+	}
+	if !pinned(&v.pins, leaf) {
+		return nil, failure(BadCert, "the certificate is none of those that are named by their hashes")
+	}
 	p, err := newPeer(leaf)
 	if err != nil {
 		return nil, err
@@ -68,6 +77,62 @@ func (v *verifier) verify(chain []*x509.Certificate) (*Peer, error) {
 		return nil, failure(SANMismatch, "%s", describe(leaf))
 	}
 	return p, nil
+}
+
+// unrevoked keeps the chains of which every certificate below the root is
+// covered by a list of its issuer that is valid now, and is not on it. Without
+// lists all are kept.
+func unrevoked(chains [][]*x509.Certificate, lists []*x509.RevocationList, now time.Time) ([][]*x509.Certificate, error) {
+	if len(lists) == 0 {
+		return chains, nil
+	}
+	var good [][]*x509.Certificate
+	var why error
+	for _, chain := range chains {
+		ok := true
+		for i := range len(chain) - 1 {
+			if err := revoked(chain[i], chain[i+1], lists, now); err != nil {
+				ok, why = false, err
+				break
+			}
+		}
+		if ok {
+			good = append(good, chain)
+		}
+	}
+	if len(good) == 0 {
+		return nil, why
+	}
+	return good, nil
+}
+
+func revoked(c, issuer *x509.Certificate, lists []*x509.RevocationList, now time.Time) error {
+	covered := false
+	for _, l := range lists {
+		if !bytes.Equal(l.RawIssuer, issuer.RawSubject) || l.CheckSignatureFrom(issuer) != nil ||
+			now.Before(l.ThisUpdate) || !l.NextUpdate.IsZero() && now.After(l.NextUpdate) {
+			continue
+		}
+		covered = true
+		for i := range l.RevokedCertificateEntries {
+			if l.RevokedCertificateEntries[i].SerialNumber.Cmp(c.SerialNumber) == 0 {
+				return failure(BadCert, "the certificate with serial number %x is revoked", c.SerialNumber)
+			}
+		}
+	}
+	if !covered {
+		return failure(BadCert, "there is no valid revocation list of %s", issuer.Subject)
+	}
+	return nil
+}
+
+// pinned reports whether a certificate or its key is named by its hash, where
+// any is.
+func pinned(p *conf.Pins, leaf *x509.Certificate) bool {
+	if len(p.Certificates)+len(p.Keys) == 0 {
+		return true
+	}
+	return slices.Contains(p.Certificates, sha256.Sum256(leaf.Raw)) || slices.Contains(p.Keys, sha256.Sum256(leaf.RawSubjectPublicKeyInfo))
 }
 
 // notAfter is when the longest living chain ends, roots not counted: they are

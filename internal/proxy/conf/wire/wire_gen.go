@@ -5584,6 +5584,8 @@ func (m *SdsSecretConfig) decode(d *decoder, b []byte) *Error {
 // CertificateValidationContext is envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.
 type CertificateValidationContext struct {
 	TrustedCa                 *DataSource
+	VerifyCertificateHash     []string
+	VerifyCertificateSpki     []string
 	Crl                       *DataSource
 	MatchTypedSubjectAltNames []*SubjectAltNameMatcher
 	SystemRootCerts           *CertificateValidationContextSystemRootCerts
@@ -5604,6 +5606,20 @@ func (m *CertificateValidationContext) decode(d *decoder, b []byte) *Error {
 			}
 			m.TrustedCa = new(DataSource)
 			n, err = d.sub(m.TrustedCa, typ, b, "trusted_ca", -1)
+		case 2:
+			var e string
+			e, n, err = d.str(typ, b, "verify_certificate_hash")
+			if err != nil {
+				return err.index("verify_certificate_hash", len(m.VerifyCertificateHash))
+			}
+			m.VerifyCertificateHash = append(m.VerifyCertificateHash, e)
+		case 3:
+			var e string
+			e, n, err = d.str(typ, b, "verify_certificate_spki")
+			if err != nil {
+				return err.index("verify_certificate_spki", len(m.VerifyCertificateSpki))
+			}
+			m.VerifyCertificateSpki = append(m.VerifyCertificateSpki, e)
 		case 7:
 			if m.Crl != nil {
 				return twice("crl")
@@ -5620,10 +5636,6 @@ func (m *CertificateValidationContext) decode(d *decoder, b []byte) *Error {
 			}
 			m.SystemRootCerts = new(CertificateValidationContextSystemRootCerts)
 			n, err = d.sub(m.SystemRootCerts, typ, b, "system_root_certs", -1)
-		case 2:
-			n, err = refuse(num, typ, b, "verify_certificate_hash", false)
-		case 3:
-			n, err = refuse(num, typ, b, "verify_certificate_spki", false)
 		case 6:
 			n, err = refuse(num, typ, b, "require_signed_certificate_timestamp", false)
 		case 8:
