@@ -19,6 +19,8 @@ const (
 // Client is the upstream side of one HTTP/1 connection, one exchange at a
 // time. It implements stream.Codec.
 type Client struct {
+	Owner any // whose connection it is; for the functions of ClientOptions
+
 	wire stream.Wire
 	o    *ClientOptions
 

@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
@@ -95,10 +96,12 @@ func appendFields(o []byte, fields []stream.Field, length int64) (out []byte, wi
 		if !isToken(f.Name) || !textOK(f.Value) {
 			continue
 		}
-		o = append(o, f.Name...)
-		o = append(o, ": "...)
-		o = append(o, f.Value...)
-		o = append(o, "\r\n"...)
+		n, more := len(o), len(f.Name)+len(f.Value)+4
+		o = slices.Grow(o, more)[:n+more]
+		n += copy(o[n:], f.Name)
+		o[n], o[n+1] = ':', ' '
+		n += 2 + copy(o[n+2:], f.Value)
+		o[n], o[n+1] = '\r', '\n'
 	}
 	return o, withLength
 }

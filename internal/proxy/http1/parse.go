@@ -2,7 +2,6 @@ package http1
 
 import (
 	"bytes"
-	"encoding/binary"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
 )
@@ -70,61 +69,6 @@ var hostBytes = func() (t [256]bool) {
 	}
 	return t
 }()
-
-// textOK reports whether b is free of control bytes other than tab
-// (RFC 9110 5.5). It looks at eight bytes at a time.
-func textOK(b []byte) bool {
-	const ones, highs = 0x0101010101010101, 0x8080808080808080
-	for len(b) >= 8 {
-		x := binary.LittleEndian.Uint64(b)
-		low := (x - ones*0x20) & ^x & highs // some byte < 0x20
-		y := x ^ ones*0x7f
-		del := (y - ones) & ^y & highs // some byte == 0x7f
-		if low|del != 0 {
-			for _, c := range b[:8] {
-				if c < 0x20 && c != '\t' || c == 0x7f {
-					return false
-				}
-			}
-		}
-		b = b[8:]
-	}
-	for _, c := range b {
-		if c < 0x20 && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
-func isToken(b []byte) bool {
-	for _, c := range b {
-		if tokens[c] == 0 {
-			return false
-		}
-	}
-	return len(b) > 0
-}
-
-// visible reports whether b is printable ASCII without space and '#': what a
-// request target may hold.
-func visible(b []byte) bool {
-	for _, c := range b {
-		if c-0x21 > 0x7e-0x21 || c == '#' {
-			return false
-		}
-	}
-	return true
-}
-
-func hostOK(b []byte) bool {
-	for _, c := range b {
-		if !hostBytes[c] {
-			return false
-		}
-	}
-	return true
-}
 
 // fold reports whether b equals the lower-case s, without regard to case.
 func fold(b []byte, s string) bool {
@@ -196,32 +140,19 @@ func parseFields(h *stream.Head, b []byte, f *framing, maxFields int, request bo
 			return badManyFields
 		}
 		start := p
-		for p < len(b) {
-			c := tokens[b[p]]
-			if c == 0 {
-				break
-			}
-			b[p] = c
-			p++
-		}
+		p += lowerToken(b[p:])
 		if p == len(b) || p == start || b[p] != ':' {
 			return nameError(b[start:], p-start)
 		}
 		name := b[start:p:p]
 		p++
-		e := bytes.IndexByte(b[p:], '\r')
-		if e < 0 || p+e+1 >= len(b) || b[p+e+1] != '\n' {
-			return badNewline
+		e := p + textEnd(b[p:])
+		if e+1 >= len(b) || b[e] != '\r' || b[e+1] != '\n' {
+			return valueError(b[p:])
 		}
-		value := trim(b[p : p+e])
+		value := trim(b[p:e])
 		value = value[:len(value):len(value)]
-		p += e + 2
-		if !textOK(value) {
-			if bytes.IndexByte(value, '\n') >= 0 {
-				return badNewline
-			}
-			return badValue
-		}
+		p = e + 2
 		if l := len(name); l <= 20 && special>>l&1 != 0 {
 			keep, err := f.note(name, value, request)
 			if err != nil {
@@ -247,6 +178,15 @@ func nameError(b []byte, n int) *bad {
 		return badNewline
 	}
 	return badName
+}
+
+// valueError says what is wrong with the field value at the start of b.
+func valueError(b []byte) *bad {
+	e := bytes.IndexByte(b, '\r')
+	if e < 0 || e+1 >= len(b) || b[e+1] != '\n' || bytes.IndexByte(b[:e], '\n') >= 0 {
+		return badNewline
+	}
+	return badValue
 }
 
 // note takes up a field that concerns framing or the connection and reports

@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"bytes"
 	"strconv"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
@@ -250,6 +251,19 @@ func (s *Server) readHead(p []byte) (n int, more bool) {
 		}
 	}
 	maxHead := s.o.Limits.head()
+	if from == 0 && len(p) <= min(maxHead, wholeHead) && bytes.HasSuffix(p, emptyLine) {
+		var f framing
+		h := s.o.Set.head()
+		err := s.parse(h, p, &f)
+		if err == nil {
+			s.ahead = false
+			s.accept(h, &f)
+		}
+		s.o.Set.putHead(h)
+		if err == nil {
+			return n + len(p), true
+		}
+	}
 	e := headEnd(p, from)
 	if e == 0 || e > maxHead {
 		err := early(p, from, maxHead)
@@ -266,23 +280,35 @@ func (s *Server) readHead(p []byte) (n int, more bool) {
 		return n, false
 	}
 	s.seen, s.ahead = 0, len(p) > e
+	var f framing
 	h := s.o.Set.head()
-	s.accept(h, p[:e])
+	if err := s.parse(h, p[:e], &f); err != nil {
+		s.refuse(err)
+	} else {
+		s.accept(h, &f)
+	}
 	s.o.Set.putHead(h)
 	return n + e, true
 }
 
-// accept begins the exchange of a complete head.
-func (s *Server) accept(h *stream.Head, raw []byte) {
-	var f framing
-	err := parseRequest(h, raw, &f, s.o.Limits.fields())
+// Mostly a request is all that was received. When bytes end like a head they
+// are read as one; an empty line within them makes that fail. Bounded, because
+// the bytes of pipelined requests are read twice so.
+const wholeHead = 2 << 10
+
+var emptyLine = []byte("\r\n\r\n")
+
+// parse reads a complete head.
+func (s *Server) parse(h *stream.Head, raw []byte, f *framing) *bad {
+	err := parseRequest(h, raw, f, s.o.Limits.fields())
 	if err == nil && h.Version == 10 && !s.o.AcceptHTTP10 {
 		err = badOldVersion
 	}
-	if err != nil {
-		s.refuse(err)
-		return
-	}
+	return err
+}
+
+// accept begins the exchange of a complete head.
+func (s *Server) accept(h *stream.Head, f *framing) {
 	if s.o.Scheme == "" {
 		h.Scheme = h.KeepString("http")
 	} else {
@@ -297,7 +323,7 @@ func (s *Server) accept(h *stream.Head, raw []byte) {
 	x.toHead = string(h.Method) == "HEAD"
 	x.connect = string(h.Method) == "CONNECT"
 	x.expect = f.expect && h.Version == 11 && h.Body
-	s.setUpgrade(x, h, &f)
+	s.setUpgrade(x, h, f)
 	s.body = body{left: f.length}
 	switch {
 	case x.connect || x.upgrade:

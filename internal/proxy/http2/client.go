@@ -5,6 +5,8 @@ import "github.com/tulle-mesh/tulle/internal/proxy/stream"
 // Client is the upstream side of one HTTP/2 connection. It implements
 // stream.Codec.
 type Client struct {
+	Owner any // whose connection it is; for the functions of ClientOptions
+
 	conn
 	o      *ClientOptions
 	open   int         // streams, those included whose head was not sent

@@ -31,6 +31,7 @@ type group struct {
 	open    int       // every connection that is not closed, dialing ones too
 	dialing int
 	shared  bool // the last handshake ended in HTTP/2
+	named   bool // the server name comes from the request
 	stale   bool // its configuration is gone: nothing goes back to idle
 	first   *Ticket
 	last    *Ticket

@@ -42,8 +42,8 @@ type Pool struct {
 	h2     http2.ClientOptions
 	h1set  http1.Set
 	h2set  http2.Set
-	byH1   map[*http1.Client]*upconn
-	byH2   map[*http2.Client]*upconn
+	recent [4]*group // used last; nil: none
+	conns  map[*upconn]struct{}
 	raws   map[*raw]struct{}
 	sweepT loop.Timer
 	sweepF func()
@@ -51,13 +51,13 @@ type Pool struct {
 
 // New makes the pool of a loop.
 func New(l *loop.Loop, o Options) *Pool {
-	p := &Pool{loop: l, o: o, groups: map[key]*group{}, byH1: map[*http1.Client]*upconn{}, byH2: map[*http2.Client]*upconn{},
+	p := &Pool{loop: l, o: o, groups: map[key]*group{}, conns: map[*upconn]struct{}{},
 		raws: map[*raw]struct{}{}}
-	p.h1 = http1.ClientOptions{Set: &p.h1set, Limits: o.H1, OnIdle: func(c *http1.Client) { p.byH1[c].idled() },
-		OnGone: func(c *http1.Client, err error) { p.byH1[c].gone() }}
-	p.h2 = http2.ClientOptions{Set: &p.h2set, OnCapacity: func(c *http2.Client) { p.byH2[c].capacity() },
-		OnGone:   func(c *http2.Client, err error) { p.byH2[c].gone() },
-		OnClosed: func(c *http2.Client) { p.byH2[c].closed() }}
+	p.h1 = http1.ClientOptions{Set: &p.h1set, Limits: o.H1, OnIdle: func(c *http1.Client) { c.Owner.(*upconn).idled() },
+		OnGone: func(c *http1.Client, err error) { c.Owner.(*upconn).gone() }}
+	p.h2 = http2.ClientOptions{Set: &p.h2set, OnCapacity: func(c *http2.Client) { c.Owner.(*upconn).capacity() },
+		OnGone:   func(c *http2.Client, err error) { c.Owner.(*upconn).gone() },
+		OnClosed: func(c *http2.Client) { c.Owner.(*upconn).closed() }}
 	return p
 }
 
@@ -72,29 +72,40 @@ func (p *Pool) Get(t *Ticket) {
 		p.raw(t)
 		return
 	}
-	k := key{conf: c, addr: t.Endpoint.Addr, pipe: t.Endpoint.Pipe, tls: t.Endpoint.TLS}
-	switch c.Protocol {
-	case conf.UpHTTP2:
-		k.h2 = true
-	case conf.UpDownstream:
-		k.h2 = t.Version == 20
+	h2 := c.Protocol == conf.UpHTTP2 || c.Protocol == conf.UpDownstream && t.Version == 20
+	for i, g := range p.recent {
+		if g != nil && g.ep == t.Endpoint && g.conf == c && g.h2 == h2 && !g.named {
+			if i > 0 {
+				p.recent[i], p.recent[i-1] = p.recent[i-1], g
+			}
+			g.get(t)
+			return
+		}
 	}
+	p.find(t, c, h2).get(t)
+}
+
+// find returns the group of a ticket, which may be new.
+func (p *Pool) find(t *Ticket, c *conf.Cluster, h2 bool) *group {
+	k := key{conf: c, addr: t.Endpoint.Addr, pipe: t.Endpoint.Pipe, tls: t.Endpoint.TLS, h2: h2}
+	named := k.tls != nil && k.tls.SNI == "" && k.tls.AutoSNI
 	if k.tls != nil {
 		k.sni = k.tls.SNI
-		if k.sni == "" && k.tls.AutoSNI {
+		if named {
 			k.sni = hostOnly(t.Authority)
 		}
 	}
 	g := p.groups[k]
 	if g == nil {
-		g = &group{key: k, p: p, cluster: t.Cluster, ep: t.Endpoint}
+		g = &group{key: k, p: p, cluster: t.Cluster, ep: t.Endpoint, named: named}
 		p.groups[k] = g
 		p.armSweep()
 	}
 	if g.ep != t.Endpoint { // its facts changed, or it came back
 		g.ep, g.stale = t.Endpoint, false
 	}
-	g.get(t)
+	p.recent[len(p.recent)-1] = g
+	return g
 }
 
 // defaultConnect is Envoy's connect_timeout.
@@ -157,6 +168,7 @@ func (p *Pool) sweep() {
 		}
 		if g.open == 0 && g.waiting == 0 {
 			delete(p.groups, k)
+			clear(p.recent[:])
 		}
 	}
 	if len(p.groups) > 0 {
@@ -166,12 +178,7 @@ func (p *Pool) sweep() {
 
 // EachSecure calls f with every connection under TLS.
 func (p *Pool) EachSecure(f func(*loop.Conn, *mtls.Handshake)) {
-	for _, u := range p.byH1 {
-		if u.secure != nil {
-			f(u.wire, u.secure)
-		}
-	}
-	for _, u := range p.byH2 {
+	for u := range p.conns {
 		if u.secure != nil {
 			f(u.wire, u.secure)
 		}

@@ -101,12 +101,13 @@ func (u *upconn) ready(h *mtls.Handshake, err error) {
 		}
 	}
 	g.dialing--
+	p.conns[u] = struct{}{}
 	u.wire.Lazy(true)
 	switch {
 	case alpn == Bridge, alpn == "h2", g.h2 && alpn != "http/1.1":
 		u.via.HTTP2, u.via.Bridged = true, u.via.Ours && !g.h2
 		u.h2 = http2.NewClient(u.wire, &p.h2)
-		p.byH2[u.h2] = u
+		u.h2.Owner = u
 		g.shared = true
 		g.multi = append(g.multi, u)
 		if u.via.Bridged && u.counted { // only virtual connections count
@@ -117,7 +118,7 @@ func (u *upconn) ready(h *mtls.Handshake, err error) {
 	default:
 		g.shared = false
 		u.h1 = http1.NewClient(u.wire, &p.h1)
-		p.byH1[u.h1] = u
+		u.h1.Owner = u
 		g.idle = append(g.idle, u)
 		u.wire.Swap(&codec{u, u.h1})
 	}
@@ -246,7 +247,6 @@ func (u *upconn) gone() {
 		g.multi = slices.Delete(g.multi, i, i+1)
 	}
 	if u.h1 != nil {
-		delete(g.p.byH1, u.h1)
 		u.end()
 	}
 	if g.waiting > 0 {
@@ -256,7 +256,6 @@ func (u *upconn) gone() {
 
 // closed is told by the HTTP/2 codec when the connection is over.
 func (u *upconn) closed() {
-	delete(u.g.p.byH2, u.h2)
 	u.end()
 	if u.g.waiting > 0 {
 		u.g.p.loop.Next(u.g.serve)
@@ -269,6 +268,7 @@ func (u *upconn) end() {
 		return
 	}
 	u.over = true
+	delete(u.g.p.conns, u)
 	u.timer.Stop()
 	u.age.Stop()
 	u.expiry.Stop()

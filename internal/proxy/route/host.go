@@ -23,29 +23,46 @@ func Host(t *conf.RouteTable, authority []byte, w *why.Why) *conf.VirtualHost {
 		host = WithoutPort(host)
 	}
 	if len(host) <= maxHost {
-		var buf [maxHost]byte
-		l := buf[:len(host)]
-		for i, c := range host {
-			l[i] = lower(c)
+		for _, c := range host {
+			if c-'A' < 26 {
+				return hostInLower(t, host, w)
+			}
 		}
-		if v := t.Exact[string(l)]; v != nil {
+	}
+	return findHost(t, host, w)
+}
+
+// hostInLower is Host for one of mixed case.
+func hostInLower(t *conf.RouteTable, host []byte, w *why.Why) *conf.VirtualHost {
+	var buf [maxHost]byte
+	l := buf[:len(host)]
+	for i, c := range host {
+		l[i] = lower(c)
+	}
+	return findHost(t, l, w)
+}
+
+// findHost: host is in lower case, unless it is longer than any domain.
+func findHost(t *conf.RouteTable, host []byte, w *why.Why) *conf.VirtualHost {
+	if len(host) <= maxHost {
+		if v := t.Exact[string(host)]; v != nil {
 			if w.On() {
-				w.Add("virtual_host", v.Origin, "matched", "host %s is a domain of %s", host, v.Name)
+				w.Add("virtual_host", v.Origin, "matched", "host %s is a domain of %s", string(host), v.Name)
 			}
 			return v
 		}
 		for i := range t.Suffix {
-			if p := t.Suffix[i].Part; len(l) > len(p) && string(l[len(l)-len(p):]) == p {
+			if p := t.Suffix[i].Part; len(host) > len(p) && string(host[len(host)-len(p):]) == p {
 				if w.On() {
-					w.Add("virtual_host", t.Suffix[i].Host.Origin, "matched", "host %s is under *%s of %s", host, p, t.Suffix[i].Host.Name)
+					w.Add("virtual_host", t.Suffix[i].Host.Origin, "matched", "host %s is under *%s of %s", string(host), p, t.Suffix[i].Host.Name)
 				}
 				return t.Suffix[i].Host
 			}
 		}
 		for i := range t.Prefix {
-			if p := t.Prefix[i].Part; len(l) > len(p) && string(l[:len(p)]) == p {
+			if p := t.Prefix[i].Part; len(host) > len(p) && string(host[:len(p)]) == p {
 				if w.On() {
-					w.Add("virtual_host", t.Prefix[i].Host.Origin, "matched", "host %s is under %s* of %s", host, p, t.Prefix[i].Host.Name)
+					w.Add("virtual_host", t.Prefix[i].Host.Origin, "matched", "host %s is under %s* of %s", string(host), p, t.Prefix[i].Host.Name)
 				}
 				return t.Prefix[i].Host
 			}
@@ -53,12 +70,12 @@ func Host(t *conf.RouteTable, authority []byte, w *why.Why) *conf.VirtualHost {
 	}
 	if t.Any != nil {
 		if w.On() {
-			w.Add("virtual_host", t.Any.Origin, "matched", "host %s is none of the domains of route table %s; %s takes any host", host, t.Name, t.Any.Name)
+			w.Add("virtual_host", t.Any.Origin, "matched", "host %s is none of the domains of route table %s; %s takes any host", string(host), t.Name, t.Any.Name)
 		}
 		return t.Any
 	}
 	if w.On() {
-		w.Add("virtual_host", "", "no_match", "host %s is none of the domains of route table %s: %s", host, t.Name, domains(t))
+		w.Add("virtual_host", "", "no_match", "host %s is none of the domains of route table %s: %s", string(host), t.Name, domains(t))
 	}
 	return nil
 }

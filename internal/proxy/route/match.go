@@ -13,8 +13,9 @@ import (
 // Match returns the first route of v that matches, or nil. Whether v needs TLS
 // at all is asked before, see NeedsTLS.
 func Match(v *conf.VirtualHost, r *Request, w *why.Why) *conf.Route {
+	path := view(PathOnly(r.Head.Path))
 	for _, rt := range v.Routes {
-		if !matches(&rt.Match, r) {
+		if !matches(&rt.Match, r, path) {
 			if w.On() {
 				w.Add("route", rt.Origin, "no_match", "%s: %s", describe(&rt.Match), reason(&rt.Match, r))
 			}
@@ -32,17 +33,16 @@ func Match(v *conf.VirtualHost, r *Request, w *why.Why) *conf.Route {
 	return nil
 }
 
-func matches(m *conf.Match, r *Request) bool {
-	return pathMatches(m, r.Head) && fractionMatches(m.Fraction, r.Random) &&
+// matches: path is the request's, without its query.
+func matches(m *conf.Match, r *Request, path string) bool {
+	return pathMatches(m, r.Head, path) && fractionMatches(m.Fraction, r.Random) &&
 		(!m.GRPC || IsGRPC(r.Head)) && headersMatch(m.Headers, r.Head) && queryMatches(m.Query, r.Head)
 }
 
-func pathMatches(m *conf.Match, h *stream.Head) bool {
-	if m.Kind == conf.PathConnect {
-		return IsConnect(h)
-	}
-	p := view(PathOnly(h.Path))
+func pathMatches(m *conf.Match, h *stream.Head, p string) bool {
 	switch m.Kind {
+	case conf.PathConnect:
+		return IsConnect(h)
 	case conf.PathPrefix:
 		return len(p) >= len(m.Path) && equal(p[:len(m.Path)], m.Path, m.IgnoreCase)
 	case conf.PathExact:
@@ -198,7 +198,7 @@ func Describe(m *conf.StringMatch) string {
 // reason says which condition of m failed first.
 func reason(m *conf.Match, r *Request) string {
 	h := r.Head
-	if !pathMatches(m, h) {
+	if !pathMatches(m, h, view(PathOnly(h.Path))) {
 		return fmt.Sprintf("the path is %s", PathOnly(h.Path))
 	}
 	for i := range m.Headers {

@@ -24,7 +24,7 @@ func (s *Set) Expose(w io.Writer, now int64) error {
 			http = append(http, merge(x))
 		}
 	}
-	e.counter("istio_requests_total", "Requests by source, destination and response.", http, func(m *merged) uint64 { return m.requests })
+	e.counter("istio_requests_total", "Requests by source, destination and response.", http, func(m *merged) uint64 { return m.duration.count() })
 	e.histogram("istio_request_duration_milliseconds", "Duration of requests in milliseconds.", http, func(m *merged) *sums { return &m.duration })
 	e.histogram("istio_request_bytes", "Size of request bodies in bytes.", http, func(m *merged) *sums { return &m.received })
 	e.histogram("istio_response_bytes", "Size of response bodies in bytes.", http, func(m *merged) *sums { return &m.sent })
@@ -52,7 +52,6 @@ func (s *Set) Expose(w io.Writer, now int64) error {
 // merged is a series with its loops added up.
 type merged struct {
 	labels                                     string
-	requests                                   uint64
 	duration, received, sent                   sums
 	tcpReceived, tcpSent, tcpOpened, tcpClosed uint64
 }
@@ -69,6 +68,13 @@ func (s *sums) add(h *histogram) {
 	s.sum += h.sum.Load()
 }
 
+func (s *sums) count() (n uint64) {
+	for _, k := range s.buckets {
+		n += k
+	}
+	return n
+}
+
 func merge(x *series) merged {
 	m := merged{labels: x.labels}
 	for i := range x.loops {
@@ -76,7 +82,6 @@ func merge(x *series) merged {
 		if c == nil {
 			continue
 		}
-		m.requests += c.requests.Load()
 		m.tcpReceived += c.tcpReceived.Load()
 		m.tcpSent += c.tcpSent.Load()
 		m.tcpOpened += c.tcpOpened.Load()

@@ -32,13 +32,14 @@ func (h *histogram) observe(milli uint64) {
 		i++
 	}
 	h.buckets[i].Add(1)
-	h.sum.Add(milli)
+	if milli > 0 {
+		h.sum.Add(milli)
+	}
 }
 
 // cells are one loop's values of one series.
 type cells struct {
-	requests                 atomic.Uint64
-	duration, received, sent histogram // HTTP
+	duration, received, sent histogram // HTTP; each counts the requests
 	tcpReceived, tcpSent     atomic.Uint64
 	tcpOpened, tcpClosed     atomic.Uint64
 	_                        [56]byte // loops do not share a cache line
@@ -244,7 +245,6 @@ func (m *metrics) live(now int64) []*series {
 // request counts a finished HTTP request.
 func (m *metrics) request(loop int, r *Record) {
 	c := m.find(loop, r, r.End).cell(loop)
-	c.requests.Add(1)
 	c.duration.observe(uint64(max(r.End-r.Begin, 0)) / 1000)
 	c.received.observe(r.BytesReceived * 1000)
 	c.sent.observe(r.BytesSent * 1000)
