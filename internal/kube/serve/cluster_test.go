@@ -157,7 +157,7 @@ spec: {hosts: [orders], http: [{route: [{destination: {host: orders}}]}]}
 	mine := s.kubectl("-n", "shop", "create", "token", "orders", "--audience=istio-ca", "--bound-object-kind=Pod", "--bound-object-name=orders-1")
 	other := s.kubectl("-n", "shop", "create", "token", "orders")
 	for _, r := range []*replica{a, b} {
-		if got := s.bundle(r, roots, mine); got != roots {
+		if got := s.bundle(r, roots, mine); got != strings.TrimSpace(roots) {
 			t.Errorf("replica at %s gives other roots", r.port)
 		}
 		_, err := s.ask(r, roots, other)
@@ -191,7 +191,7 @@ spec: {hosts: [orders], http: [{route: [{destination: {host: orders}}]}]}
 	s.ok(c.Apply(ctx, secret))
 	fresh := string(m.Roots)
 	s.until("the new roots", strings.TrimSpace(fresh), "get", "configmap", "-n", "shop", "istio-ca-root-cert", "-o", `jsonpath={.data.root-cert\.pem}`)
-	if got := s.bundle(second, fresh, mine); strings.TrimSpace(got) != strings.TrimSpace(fresh) {
+	if got := s.bundle(second, fresh, mine); got != strings.TrimSpace(fresh) {
 		t.Error("proxies get other roots")
 	}
 	s.stop(second)
@@ -337,7 +337,7 @@ func (s *story) bundle(r *replica, roots, token string) string {
 	if at < 0 {
 		s.Fatalf("secret %q", b)
 	}
-	return string(b)[at:end+5] + "\n"
+	return string(b)[at : end+5]
 }
 
 // text is a gRPC codec of bytes as they are.
