@@ -260,3 +260,11 @@ in them. To remove these too:
 	c.Flags().BoolVarP(&yes, "skip-confirmation", "y", false, "do not ask")
 	return c
 }
+
+// operatorCommand answers those who look for Istio's operator.
+func operatorCommand(t *terminal) *cobra.Command {
+	return &cobra.Command{Use: "operator", Hidden: true, Short: "there is no operator: see install", RunE: func(*cobra.Command, []string) error {
+		t.say("nothing in the cluster installs the mesh: give the IstioOperator's file to tulle install -f FILE, again after every change")
+		return errNo
+	}}
+}

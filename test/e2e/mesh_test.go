@@ -82,6 +82,12 @@ spec:
 	if got := must(t)(kube.Kubectl(ctx, "-n", "mesh", "get", "pod", "outsider", "-o", "jsonpath={.spec.containers[*].name} {.spec.initContainers[*].name}")); strings.TrimSpace(got) != "outsider" {
 		t.Errorf("a pod that wants no sidecar has %s", got)
 	}
+	if out, err := tulle(ctx, t, program, "check-inject", "-n", "mesh", "client"); err != nil || !strings.Contains(out, "yes") {
+		t.Errorf("check-inject: %v\n%s", err, out)
+	}
+	if out, err := tulle(ctx, t, program, "check-inject", "-n", "mesh", "outsider"); err == nil || !strings.Contains(out, "label sidecar.istio.io/inject=false of the pod") {
+		t.Errorf("check-inject: %v\n%s", err, out)
+	}
 	get := func(from string) (string, error) {
 		return kube.Kubectl(ctx, "-n", "mesh", "exec", from, "-c", from, "--", "/app", "get", "http://echo.mesh", "20")
 	}

@@ -168,7 +168,8 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%q was taken", bad)
 		}
 	}
-	if c, err := Settings([]byte(`{"global":{"proxy":{"image":"registry.test/p:2"}}}`), nil, false); err != nil || c.Image != "registry.test/p:2" {
+	c, err = Settings([]byte(`{"global":{"istioNamespace":"mesh","proxy":{"image":"registry.test/p:2"}},"revision":"canary"}`), nil, false)
+	if err != nil || c.Image != "registry.test/p:2" || c.Discovery != "istiod-canary.mesh.svc:15012" {
 		t.Error(c, err)
 	}
 }

@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ type Values struct {
 		Hub             string            `json:"hub"`
 		Tag             any               `json:"tag"` // users write numbers
 		ImagePullPolicy corev1.PullPolicy `json:"imagePullPolicy"`
+		Namespace       string            `json:"istioNamespace"`
 		MultiCluster    struct {
 			ClusterName string `json:"clusterName"`
 		} `json:"multiCluster"`
@@ -94,6 +96,7 @@ func Settings(values, meshConfig []byte, native bool) (*inject.Config, error) {
 	c.EveryNamespace, c.NeverInject, c.AlwaysInject = v.Injector.EveryNamespace, v.Injector.Never, v.Injector.Always
 	given(&c.RewriteProbes, v.Injector.RewriteProbes)
 	c.Revision, c.Tags = v.Revision, v.RevisionTags
+	c.Discovery = discovery(v.Global.Namespace, v.Revision)
 	set(&c.TrustDomain, m.TrustDomain)
 	given(&c.MergeMetrics, m.PrometheusMerge)
 	d := &m.DefaultConfig
@@ -108,6 +111,15 @@ func Settings(values, meshConfig []byte, native bool) (*inject.Config, error) {
 		c.TerminationSec = int((t + time.Second - 1) / time.Second)
 	}
 	return &c, nil
+}
+
+// discovery is the address of the control plane's own Service.
+func discovery(namespace, revision string) string {
+	name := "istiod"
+	if revision != "" && revision != "default" {
+		name += "-" + revision
+	}
+	return name + "." + cmp.Or(namespace, "istio-system") + ".svc:15012"
 }
 
 // image of the proxy: a name with a slash stands for itself.
