@@ -74,6 +74,52 @@ func TestManySlowReaders(t *testing.T) {
 	idle(t, m.Client, m.Server)
 }
 
+// TestJammed: a connection whose window is used up by clients that do not read
+// takes no further request, though there is no other yet.
+func TestJammed(t *testing.T) {
+	const readers, size = 60, 16 << 20
+	gate, written := make(chan bool), make(chan int, 1<<16)
+	var begun, total atomic.Int64
+	piece := make([]byte, 64<<10)
+	addr := answers(t, func(h string, c net.Conn, _ *bufio.Reader) {
+		if !strings.HasPrefix(h, "GET /big ") {
+			fmt.Fprint(c, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nsmall")
+			return
+		}
+		begun.Add(1)
+		<-gate
+		fmt.Fprint(c, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n") // nobody knows that it is large
+		for range size / len(piece) {
+			if _, err := fmt.Fprintf(c, "%x\r\n%s\r\n", len(piece), piece); err != nil {
+				return
+			}
+			select {
+			case written <- int(total.Add(int64(len(piece)))):
+			default:
+			}
+		}
+	})
+	m := proxytest.NewMesh(t, addr, proxytest.Options{})
+	var slow []*conn
+	for range readers {
+		c := dial(t, m.Client.Addr)
+		_ = c.SetReadBuffer(16 << 10)
+		slow = append(slow, c.say("GET /big HTTP/1.1\r\nhost: a\r\n\r\n"))
+	}
+	eventually(t, "all have asked", func() bool { return begun.Load() == readers })
+	close(gate)
+	stall(t, written)
+	for range 20 {
+		if r, b := dial(t, m.Client.Addr).say("GET / HTTP/1.1\r\nhost: a\r\n\r\n").response("GET"); r.StatusCode != 200 || b != "small" {
+			t.Fatalf("a small request: %d %q", r.StatusCode, b)
+		}
+	}
+	for _, c := range slow {
+		_ = c.Close()
+	}
+	idle(t, m.Client, m.Server)
+}
+
 // sharing tells the program on which connection between the sidecars a request
 // came, as a field of its head.
 func sharing(p *proxytest.Parts) {

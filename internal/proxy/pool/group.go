@@ -32,6 +32,7 @@ type group struct {
 	dialing int
 	shared  bool // the last handshake ended in HTTP/2
 	named   bool // the server name comes from the request
+	alone   bool // the last attempt at another connection failed: those that are there must do
 	stale   bool // its configuration is gone: nothing goes back to idle
 	first   *Ticket
 	last    *Ticket
@@ -41,10 +42,13 @@ type group struct {
 // get serves a ticket from what is there, or queues it and dials.
 func (g *group) get(t *Ticket) {
 	t.g = g
-	if g.waiting == 0 && g.now(t) {
+	if g.waiting == 0 && g.now(t, true) {
 		return
 	}
 	if !g.cluster.TryAcquire(cluster.Pending) {
+		if g.waiting == 0 && g.now(t, false) {
+			return
+		}
 		t.Owner.Failed(stream.Overflow, "overflow")
 		return
 	}
@@ -52,8 +56,9 @@ func (g *group) get(t *Ticket) {
 	g.grow()
 }
 
-// now serves t from a connection that is ready, if there is one.
-func (g *group) now(t *Ticket) bool {
+// now serves t from a connection that is ready, if there is one; see free for
+// wait.
+func (g *group) now(t *Ticket, wait bool) bool {
 	for n := len(g.idle); n > 0; n = len(g.idle) {
 		u := g.idle[n-1]
 		g.idle[n-1] = nil
@@ -63,7 +68,7 @@ func (g *group) now(t *Ticket) bool {
 			return true
 		}
 	}
-	u := g.free(t)
+	u := g.free(t, wait)
 	if u == nil {
 		return false
 	}
@@ -84,8 +89,10 @@ func (g *group) now(t *Ticket) bool {
 // with the fewest large bodies, the first among equals, so that the rest age
 // out; for a large body the one with the most. One whose window is used up is
 // left to those that used it. When small requests would share a connection
-// with large bodies, another is made for those to come.
-func (g *group) free(t *Ticket) *upconn {
+// with large bodies, another is made for those to come. When the best has its
+// window used up t is to wait for that other one, if wait: the answer might
+// only come when somebody else reads, who may never do so.
+func (g *group) free(t *Ticket, wait bool) *upconn {
 	var best *upconn
 	var least int
 	for _, u := range g.multi {
@@ -106,6 +113,9 @@ func (g *group) free(t *Ticket) *upconn {
 	if best != nil && least > 0 && g.dialing == 0 && len(g.multi) < maxShared &&
 		(best.via.Bridged || g.cluster.TryAcquire(cluster.Connections)) {
 		g.dial(!best.via.Bridged)
+	}
+	if best != nil && wait && !g.alone && g.dialing > 0 && best.h2.Congested() {
+		return nil
 	}
 	return best
 }
@@ -134,7 +144,7 @@ func (g *group) streams() int {
 // serve gives what has become ready to those who wait, and dials for the rest.
 func (g *group) serve() {
 	for t := g.first; t != nil; t = g.first {
-		if !g.now(t) {
+		if !g.now(t, true) {
 			break
 		}
 	}

@@ -102,6 +102,7 @@ func (u *upconn) ready(h *mtls.Handshake, err error) {
 	}
 	g.dialing--
 	p.conns[u] = struct{}{}
+	g.alone = false
 	u.wire.Lazy(true)
 	switch {
 	case alpn == Bridge, alpn == "h2", g.h2 && alpn != "http/1.1":
@@ -293,17 +294,24 @@ func (u *upconn) failed(err error) {
 	if u.wire != nil {
 		u.wire.Abort()
 	}
-	if !u.g.blocked() { // else those who wait have another connection
-		u.g.fail(resetOf(err), err.Error())
+	u.g.noOther(resetOf(err), err.Error())
+}
+
+// noOther tells everyone who waits that there is no connection; where there are
+// some, they are made do with.
+func (g *group) noOther(r stream.Reset, detail string) {
+	if !g.blocked() {
+		g.fail(r, detail)
+		return
 	}
+	g.alone = true
+	g.p.loop.Next(g.serve)
 }
 
 func (u *upconn) secureFailed(err error) {
 	u.g.dialing--
 	u.end()
-	if !u.g.blocked() {
-		u.g.fail(stream.TLSFailed, "TLS error: "+err.Error())
-	}
+	u.g.noOther(stream.TLSFailed, "TLS error: "+err.Error())
 }
 
 // OnBytes, OnEOF, OnWritable and OnClose make upconn the codec of a connection
