@@ -37,7 +37,7 @@ func (x *clientStream) SendHead(h *stream.Head, end bool) {
 		return
 	}
 	x.reqBegun = true
-	if !isToken(h.Method) || !visible(h.Path) || !hostOK(h.Authority) || len(h.Protocol) > 0 && !isToken(h.Protocol) {
+	if !isToken(h.Method) || !stream.TargetOK(h.Path) || !stream.HostOK(h.Authority) || len(h.Protocol) > 0 && !isToken(h.Protocol) {
 		x.fail(badRequestHead)
 		return
 	}

@@ -52,7 +52,7 @@ func appendStatus(o []byte, version uint8, h *stream.Head) []byte {
 	o = append(o, '0'+version-10, ' ')
 	o = strconv.AppendInt(o, int64(h.Status), 10)
 	o = append(o, ' ')
-	if len(h.Reason) > 0 && textOK(h.Reason) {
+	if len(h.Reason) > 0 && stream.TextOK(h.Reason) {
 		o = append(o, h.Reason...)
 	} else {
 		o = append(o, Reason(h.Status)...)
@@ -93,7 +93,7 @@ func appendFields(o []byte, fields []stream.Field, length int64) (out []byte, wi
 				continue
 			}
 		}
-		if !isToken(f.Name) || !textOK(f.Value) {
+		if !isToken(f.Name) || !stream.TextOK(f.Value) {
 			continue
 		}
 		n, more := len(o), len(f.Name)+len(f.Value)+4

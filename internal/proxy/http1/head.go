@@ -88,7 +88,7 @@ func parseRequest(h *stream.Head, raw []byte, f *framing, maxFields int) *bad {
 		return badLine
 	}
 	target, version := line[:sp:sp], line[sp+1:]
-	if !visible(target) {
+	if !stream.TargetOK(target) {
 		return badTarget
 	}
 	switch {
@@ -125,7 +125,7 @@ func setTarget(h *stream.Head, t []byte) *bad {
 	switch {
 	case string(h.Method) == "CONNECT":
 		i := bytes.LastIndexByte(t, ':')
-		if i <= 0 || !hostOK(t) {
+		if i <= 0 || !stream.HostOK(t) {
 			return badTarget
 		}
 		if port, ok := decimal(t[i+1:]); !ok || port == 0 || port > 65535 {
@@ -149,7 +149,7 @@ func setTarget(h *stream.Head, t []byte) *bad {
 		if j := bytes.IndexAny(auth, "/?"); j >= 0 {
 			auth, path = auth[:j:j], auth[j:]
 		}
-		if len(auth) == 0 || !hostOK(auth) {
+		if len(auth) == 0 || !stream.HostOK(auth) {
 			return badTarget
 		}
 		h.Authority = auth
@@ -207,7 +207,7 @@ func parseResponse(h *stream.Head, raw []byte, f *framing, maxFields int) *bad {
 	}
 	h.Version, h.Status = 10+line[7]-'0', int(status)
 	if len(line) > 13 {
-		if h.Reason = line[13:len(line):len(line)]; !textOK(h.Reason) {
+		if h.Reason = line[13:len(line):len(line)]; !stream.TextOK(h.Reason) {
 			return badNewline
 		}
 	}

@@ -59,17 +59,6 @@ var tokens = func() (t [256]byte) {
 	return t
 }()
 
-// hostBytes are those of RFC 3986 host and port, without userinfo.
-var hostBytes = func() (t [256]bool) {
-	for _, c := range []byte("-._~!$&'()*+,;=:[]%0123456789") {
-		t[c] = true
-	}
-	for c := 'a'; c <= 'z'; c++ {
-		t[c], t[c-32] = true, true
-	}
-	return t
-}()
-
 // fold reports whether b equals the lower-case s, without regard to case.
 func fold(b []byte, s string) bool {
 	if len(b) != len(s) {
@@ -146,7 +135,7 @@ func parseFields(h *stream.Head, b []byte, f *framing, maxFields int, request bo
 		}
 		name := b[start:p:p]
 		p++
-		e := p + textEnd(b[p:])
+		e := p + stream.TextEnd(b[p:])
 		if e+1 >= len(b) || b[e] != '\r' || b[e+1] != '\n' {
 			return valueError(b[p:])
 		}
@@ -200,7 +189,7 @@ func (f *framing) note(name, value []byte, request bool) (keep bool, err *bad) {
 		if f.hosts++; f.hosts > 1 {
 			return false, badHostTwice
 		}
-		if !hostOK(value) {
+		if !stream.HostOK(value) {
 			return false, badHost
 		}
 		return false, nil

@@ -176,7 +176,7 @@ func (c *Client) sendRequest(s *h2stream, h *stream.Head, end bool) {
 
 // sendable checks what filters may have made of a head.
 func (c *Client) sendable(s *h2stream, h *stream.Head) bool {
-	return all(h.Method, 1|2) && hostOK(h.Authority) && visible(h.Path) && (len(h.Protocol) == 0 || all(h.Protocol, 1|2)) &&
+	return all(h.Method, 1|2) && stream.HostOK(h.Authority) && stream.TargetOK(h.Path) && (len(h.Protocol) == 0 || all(h.Protocol, 1|2)) &&
 		(!s.connect || len(h.Authority) > 0)
 }
 

@@ -31,13 +31,10 @@ var (
 	badTrailerEnd = &verdict{"second head or trailers without end"}
 )
 
-// byteKinds: 1 lower-case token byte, 2 upper-case letter, 4 host byte.
+// byteKinds: 1 lower-case token byte, 2 upper-case letter.
 var byteKinds = func() (t [256]uint8) {
 	for _, c := range []byte("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz") {
 		t[c] |= 1
-	}
-	for _, c := range []byte("-._~!$&'()*+,;=:[]%0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") {
-		t[c] |= 4
 	}
 	for c := 'A'; c <= 'Z'; c++ {
 		t[c] |= 2
@@ -54,27 +51,11 @@ func all(b []byte, kinds uint8) bool {
 	return len(b) > 0
 }
 
-func hostOK(b []byte) bool { return len(b) == 0 || all(b, 4) }
-
 // valueOK: no control bytes (HTTP/1 could not carry them) and no blanks at
 // either end (RFC 9113 8.2.1).
 func valueOK(b []byte) bool {
-	for _, c := range b {
-		if c < 0x20 && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
 	n := len(b)
-	return n == 0 || b[0] != ' ' && b[0] != '\t' && b[n-1] != ' ' && b[n-1] != '\t'
-}
-
-func visible(b []byte) bool {
-	for _, c := range b {
-		if c-0x21 > 0x7e-0x21 || c == '#' {
-			return false
-		}
-	}
-	return true
+	return n == 0 || b[0] != ' ' && b[0] != '\t' && b[n-1] != ' ' && b[n-1] != '\t' && stream.TextOK(b)
 }
 
 func foldEqual(a, b []byte) bool {
@@ -171,7 +152,7 @@ func (l *fieldList) add(f *hpack.Field) *verdict {
 		return l.addPseudo(f)
 	}
 	l.regular = true
-	if !all(f.Name, 1) {
+	if !stream.NameOK(f.Name) {
 		return badName
 	}
 	if !valueOK(f.Value) {
@@ -203,7 +184,7 @@ func (l *fieldList) add(f *hpack.Field) *verdict {
 			return nil
 		}
 		if !l.response {
-			if l.hasHost || !hostOK(f.Value) {
+			if l.hasHost || !stream.HostOK(f.Value) {
 				return badAuthority
 			}
 			l.host, l.hasHost = l.h.Keep(f.Value), true
@@ -317,7 +298,7 @@ func (l *fieldList) request(scheme string, extended bool) *verdict {
 	if !all(h.Method, 1|2) {
 		return badMethod
 	}
-	if !hostOK(h.Authority) {
+	if !stream.HostOK(h.Authority) {
 		return badAuthority
 	}
 	if l.hasHost {
@@ -329,7 +310,7 @@ func (l *fieldList) request(scheme string, extended bool) *verdict {
 	}
 	if l.pseudo&hasPath != 0 {
 		star := len(h.Path) == 1 && h.Path[0] == '*' && string(h.Method) == "OPTIONS"
-		if len(h.Path) == 0 || h.Path[0] != '/' && !star || !visible(h.Path) {
+		if len(h.Path) == 0 || h.Path[0] != '/' && !star || !stream.TargetOK(h.Path) {
 			return badPath
 		}
 	}

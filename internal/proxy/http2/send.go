@@ -244,7 +244,7 @@ func (c *conn) appendFields(o []byte, fields []stream.Field, length int64) []byt
 				continue
 			}
 		}
-		if !all(f.Name, 1) || !valueOK(f.Value) {
+		if !stream.NameOK(f.Name) || !valueOK(f.Value) {
 			continue // the last gate: filters may have made it
 		}
 		o = c.enc.Append(o, f.Name, f.Value)
