@@ -449,6 +449,17 @@ func (d *demand) deny(k kind, name string) bool {
 	return true
 }
 
+// precede is called before a snapshot is published: no connection may be accepted
+// that does not know that there is something to look up.
+func (d *demand) precede(s *conf.Snapshot) {
+	if d == nil || d.learnt != nil || s.Index == nil {
+		return
+	}
+	d.learnt = conf.NewLearnt(s.Index)
+	d.ports(s.Index)
+	d.c.Learn(d.learnt)
+}
+
 // settle tells the loops what is known now. The snapshot of warm is published.
 func (d *demand) settle() {
 	if d == nil {
@@ -490,10 +501,7 @@ func (d *demand) settle() {
 		}
 	}
 	d.again = d.again[:0]
-	if index := d.f.warm.snap.Index; d.learnt == nil || index != d.learnt.Index || len(changes) > 0 {
-		if d.learnt == nil {
-			d.learnt = conf.NewLearnt(nil)
-		}
+	if index := d.f.warm.snap.Index; index != d.learnt.Index || len(changes) > 0 {
 		if index != d.learnt.Index {
 			d.ports(index)
 		}

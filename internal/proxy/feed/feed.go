@@ -215,6 +215,7 @@ func (f *Feed) advance() {
 			f.unpublished = s
 		}
 		if f.unpublished != nil && f.presentable(time.Now()) {
+			f.demand.precede(f.unpublished)
 			f.c.Publish(f.unpublished)
 			f.unpublished, f.published = nil, true
 		}
