@@ -1,0 +1,169 @@
+package demand
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/control"
+	"github.com/tulle-mesh/tulle/internal/proxy"
+)
+
+var (
+	seeds = flag.Uint64("seeds", 2, "meshes that are made")
+	first = flag.Uint64("first", 1, "the first mesh's seed")
+	steps = flag.Int("steps", 12, "changes of each mesh")
+	show  = flag.Bool("show", false, "tell what was tried and what came of it")
+	uses  = flag.Int("uses", 12, "what is tried after each change")
+)
+
+// Whatever a program does, a sidecar that looks up and one that knows everything
+// do the same, while objects change at random: the destination, the status, and
+// the flags of what fails.
+func TestLikeWildcard(t *testing.T) {
+	for i := range *seeds {
+		seed := *first + i
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { likeWildcard(t, newWorld(t, seed)) })
+	}
+}
+
+func likeWildcard(t *testing.T, w *world) {
+	p := real(t, w)
+	ends := &ends{t: t, all: map[string]*backend{}}
+	know := ends.sidecar(p, "know", proxy.Bootstrap{})
+	look := ends.sidecar(p, "look", proxy.Bootstrap{OnDemand: true})
+	for step := range *steps {
+		what := "the first"
+		if step > 0 {
+			what = w.change()
+			w.emit()
+		}
+		mark := fmt.Sprint("200 ", w.step)
+		for _, s := range []*sidecar{know, look} {
+			s.wait(fmt.Sprintf("step %d (%s) arrives", step, what), func() bool { return s.get("192.0.2.1:80", "mark.mesh") == mark })
+		}
+		for range *uses {
+			u := w.use()
+			if err := same(know, look, u); err != nil {
+				t.Fatalf("step %d (%s), %s: %v\n%s\n%s", step, what, u, err, look.lookups(), w.yaml())
+			}
+			if *show {
+				t.Logf("step %d, %s: %s", step, u, know.try(u))
+			}
+		}
+	}
+	if n := look.metric("tulle_proxy_lookups_failed_total"); n > 0 {
+		t.Errorf("%d uses got no answer in time", n)
+	}
+	if look.Learnt() == nil || know.Learnt() != nil {
+		t.Error("they are not what they should be")
+	}
+}
+
+// same tries u on both until they do the same: what has changed just now may
+// reach one of them a moment later.
+func same(know, look *sidecar, u use) error {
+	for end := time.Now().Add(patience / 3); ; time.Sleep(5 * time.Millisecond) {
+		want, got := know.try(u), look.try(u)
+		if got == want {
+			return nil
+		}
+		if time.Now().After(end) {
+			return errors.New("on demand " + got + ", with everything known " + want)
+		}
+	}
+}
+
+// try does u and says what came of it: the status, who answered, and the flags of
+// what did not succeed.
+func (s *sidecar) try(u use) string {
+	before := s.flags()
+	var out string
+	switch u.kind {
+	case "http", "http2":
+		out = s.request(u.to, u.host+u.path, u.kind == "http2")
+	case "tcp":
+		out = s.tcp(u.to)
+	case "tls":
+		out = s.sni(u.to, u.host)
+	}
+	flags := ""
+	for k, n := range s.flags() {
+		if n != before[k] {
+			flags += " " + k
+		}
+	}
+	return out + flags
+}
+
+// real is our own control plane on the mesh.
+func real(t testing.TB, w *world) *control.Plane {
+	dir, err := os.MkdirTemp("", "tulle") // short: the path of a unix socket is bounded
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := control.New(control.Options{Dir: dir, Source: w, Log: t.Logf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("control plane: %v", err)
+		}
+		_ = os.RemoveAll(dir)
+	})
+	for p.Compiled() == nil {
+		_, _, newer := p.Changed()
+		select {
+		case <-newer:
+		case <-time.After(patience):
+			t.Fatal("nothing was compiled")
+		}
+	}
+	return p
+}
+
+// ends are backends, each for an endpoint of a cluster, which say whose they are.
+type ends struct {
+	t   testing.TB
+	mu  sync.Mutex
+	all map[string]*backend
+}
+
+func (e *ends) at(cluster string, ep netip.AddrPort) netip.AddrPort {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	name := cluster + " " + ep.String()
+	if e.all[name] == nil {
+		e.all[name] = newBackend(e.t, name)
+	}
+	return netip.MustParseAddrPort(e.all[name].addr)
+}
+
+// sidecar registers a workload and starts its proxy, whose connections end at e.
+func (e *ends) sidecar(p *control.Plane, name string, at proxy.Bootstrap) *sidecar {
+	e.t.Helper()
+	r, err := p.Register(control.WorkloadSpec{Namespace: "shop", Name: name, Labels: map[string]string{"app": "client"}, Redirected: true, Ready: true}, nil)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	at.XDS, at.TokenFile = "unix://"+p.Socket(), filepath.Join(e.t.TempDir(), "token")
+	if err := os.WriteFile(at.TokenFile, []byte(r.Token), 0o600); err != nil {
+		e.t.Fatal(err)
+	}
+	at.Workload = proxy.Workload{Name: "client", Namespace: "shop"}
+	s := newSidecar(e.t, at, "")
+	s.ends = e
+	return s.ready()
+}
