@@ -23,9 +23,8 @@ webhook of a cluster would, and print the result. Pods and templates that say
 sidecar.istio.io/inject=false, and those of the host's network, stay as they
 are; stderr tells which and why. All else passes unchanged.
 
-tulle-proxy does not run in a pod yet: use the result to see what a cluster
-would be given, not to apply it.`,
-		Example: "  tulle inject -f shop.yaml | kubectl diff -f -",
+The sidecars look for the control plane that tulle install puts on the cluster.`,
+		Example: "  tulle inject -f shop.yaml | kubectl apply -f -",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if path == "" {

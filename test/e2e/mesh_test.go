@@ -48,12 +48,12 @@ func TestMesh(t *testing.T) {
 		}
 	}
 	program := filepath.Join(dir, "tulle")
-	must(t)(tulle(ctx, t, program, "install", "-y", "--verify", "--set", "hub=tulle.test", "--set", "tag=1", "--readiness-timeout", "2m"))
 	t.Cleanup(func() {
 		if t.Failed() {
 			diagnose(t)
 		}
 	})
+	must(t)(tulle(ctx, t, program, "install", "-y", "--verify", "--set", "hub=tulle.test", "--set", "tag=1", "--readiness-timeout", "2m"))
 	if got := must(t)(kube.Kubectl(ctx, "-n", "istio-system", "get", "hpa", "istio-ingressgateway", "-o", "jsonpath={.spec.minReplicas}..{.spec.maxReplicas}")); got != "2..5" {
 		t.Errorf("the gateway's autoscaler is %s", got)
 	}

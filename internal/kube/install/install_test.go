@@ -163,6 +163,11 @@ func TestEcommerce(t *testing.T) {
 	if g.Spec.Replicas != nil {
 		t.Error("the autoscaler's replicas are set by hand")
 	}
+	env := g.Spec.Template.Spec.Containers[0].Env
+	conf := env[slices.IndexFunc(env, func(e corev1.EnvVar) bool { return e.Name == "PROXY_CONFIG" })].Value
+	if conf != `{"discoveryAddress":"istiod.istio-system.svc:15012"}` { // JSON: the proxy reads no YAML
+		t.Errorf("the gateway's settings %s", conf)
+	}
 	var ports []string
 	for _, x := range as[corev1.Service](t, all, "Service istio-ingressgateway").Spec.Ports {
 		ports = append(ports, fmt.Sprintf("%s %d->%s", x.Name, x.Port, x.TargetPort.String()))

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"compress/gzip"
 	"embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -41,6 +42,7 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 		b, err := yaml.Marshal(v)
 		return strings.TrimSuffix(string(b), "\n"), err
 	},
+	"json": func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err },
 	"indent": func(n int, s string) string {
 		p := strings.Repeat(" ", n)
 		return p + strings.ReplaceAll(s, "\n", "\n"+p)
