@@ -133,8 +133,10 @@ func clientOf(w *model.Workload) model.Client {
 		c.Role = model.GatewayRole
 		c.Assumed = w.Origin.Kind == "Process"
 	}
-	if a, err := netip.ParseAddr(w.Address); err == nil {
-		c.Addresses = []netip.Addr{a.Unmap()}
+	for _, x := range append([]string{w.Address}, w.More...) {
+		if a, err := netip.ParseAddr(x); err == nil {
+			c.Addresses = append(c.Addresses, a.Unmap())
+		}
 	}
 	return c
 }

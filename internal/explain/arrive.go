@@ -43,7 +43,7 @@ func (r *run) passed(s *side, to netip.AddrPort) error {
 		return nil
 	}
 	for _, w := range r.c.Fragment.Workloads {
-		if a, err := netip.ParseAddr(w.Address); err == nil && a.Unmap() == to.Addr() {
+		if workloadAddr(w) == to.Addr() || slices.Contains(w.More, to.Addr().String()) {
 			s.step("tls", "chosen", fmt.Sprintf("%s is the address of workload %s/%s, and what is passed through is left as it is: plain text", to.Addr(), w.Namespace, w.Name))
 			return r.inbound(s, &target{workload: w, addr: to, cluster: &conf.Cluster{Name: "PassthroughCluster"}}, r.a.Request.Path != "")
 		}

@@ -45,7 +45,7 @@ func (m *Mesh) selected(ns string, sel map[string]string) []*model.Workload {
 // running finds the workload that an endpoint names.
 func (m *Mesh) running(ns, name, address string) *model.Workload {
 	for _, w := range m.facts.running.get(model.Ref{Namespace: ns, Name: name}) {
-		if !w.Template && (address == "" || w.Address == "" || w.Address == address) {
+		if !w.Template && (address == "" || w.Address == "" || w.Address == address || slices.Contains(w.More, address)) {
 			return w
 		}
 	}

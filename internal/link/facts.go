@@ -387,7 +387,7 @@ func (m *Mesh) putWorkload(come bool, w *model.Workload) {
 	if w.Template || w.Address == "" {
 		return
 	}
-	at := []string{w.Address}
+	at := append([]string{w.Address}, w.More...)
 	for _, e := range w.Expose {
 		if e.Listen.IsValid() {
 			at = append(at, e.Listen.Addr().String())

@@ -151,7 +151,9 @@ func (m *Mesh) makeHeadNets(ns string, _ []netip.Prefix) []netip.Prefix {
 			if w.Template {
 				continue
 			}
-			add(w.Address, true)
+			for _, a := range append([]string{w.Address}, w.More...) {
+				add(a, true)
+			}
 			for _, e := range w.Expose {
 				if e.Listen.IsValid() {
 					add(e.Listen.Addr().String(), true)

@@ -104,10 +104,11 @@ type Locality struct{ Region, Zone, Subzone string }
 type Workload struct {
 	Name      string // pod, WorkloadEntry, Deployment or process name, unique by kind in the namespace
 	Namespace string
-	Template  bool   // Deployment: selects policies and says who calls, but is no endpoint
-	Owner     string // name of its Deployment; empty: none known
-	Address   string // IP; DNS name (WorkloadEntry); empty on templates
-	Host      string // node name or host name; may be empty
+	Template  bool     // Deployment: selects policies and says who calls, but is no endpoint
+	Owner     string   // name of its Deployment; empty: none known
+	Address   string   // IP; DNS name (WorkloadEntry); empty on templates
+	More      []string // its further IPs (dual stack)
+	Host      string   // node name or host name; may be empty
 	Labels    map[string]string
 	Account   string            // service account, never empty (Kubernetes says "default")
 	Ports     map[string]uint16 // named ports

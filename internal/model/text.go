@@ -208,6 +208,7 @@ func textWorkload(f *form, x *Workload) {
 	f.flag("template", &x.Template)
 	f.flag("gateway", &x.Gateway)
 	f.str("address", &x.Address)
+	f.strs("more", &x.More)
 	f.labels("labels", &x.Labels)
 	f.str("account", &x.Account)
 	f.str("owner", &x.Owner)

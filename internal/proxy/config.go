@@ -61,7 +61,7 @@ func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 	if trust {
 		p.reverify(ctx)
 	}
-	s = p.bothFamilies(p.withHostPorts(s))
+	s = p.withHostPorts(s)
 	if s.Names != nil && p.names != nil {
 		p.names.Update(s.Names)
 	}

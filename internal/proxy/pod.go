@@ -5,17 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/kube"
 	"github.com/tulle-mesh/tulle/internal/proxy/listen"
 )
@@ -90,53 +87,6 @@ func (p *Proxy) hold() error {
 		}
 	}()
 	return nil
-}
-
-// widened are nodes that were made for both address families, by what they were
-// made of: what did not change stays the same node.
-type widened struct {
-	listeners map[*conf.Listener]*conf.Listener
-	clusters  map[*conf.Cluster]*conf.Cluster
-}
-
-// bothFamilies is a snapshot for a pod that has addresses of IPv4 and IPv6: the
-// rules redirect both, whichever of them the control plane has heard of.
-func (p *Proxy) bothFamilies(s *conf.Snapshot) *conf.Snapshot {
-	pod := p.boot.Pod
-	if pod == nil || !pod.Capture || !slices.ContainsFunc(pod.Addresses, netip.Addr.Is4) || !slices.ContainsFunc(pod.Addresses, netip.Addr.Is6) {
-		return s
-	}
-	out := *s
-	out.Listeners, out.Clusters = maps.Clone(s.Listeners), maps.Clone(s.Clusters)
-	now := widened{map[*conf.Listener]*conf.Listener{}, map[*conf.Cluster]*conf.Cluster{}}
-	for name, l := range s.Listeners {
-		if !l.Bind || len(l.Addresses) != 1 {
-			continue
-		}
-		port := l.Addresses[0].Port()
-		if !l.Addresses[0].Addr().IsUnspecified() || port != kube.OutboundPort && port != kube.InboundPort {
-			continue
-		}
-		x := p.wide.listeners[l]
-		if x == nil {
-			x = new(*l)
-			x.Addresses = []netip.AddrPort{netip.AddrPortFrom(netip.IPv4Unspecified(), port), netip.AddrPortFrom(netip.IPv6Unspecified(), port)}
-		}
-		out.Listeners[name], now.listeners[l] = x, x
-	}
-	for name, c := range s.Clusters {
-		if c.BindSource.IsValid() == c.BindSource6.IsValid() {
-			continue
-		}
-		x := p.wide.clusters[c]
-		if x == nil {
-			x = new(*c)
-			x.BindSource, x.BindSource6 = kube.Sources()
-		}
-		out.Clusters[name], now.clusters[c] = x, x
-	}
-	p.wide = now
-	return &out
 }
 
 // servePod opens the ports at which the kubelet and Prometheus ask, on all

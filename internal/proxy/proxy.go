@@ -69,7 +69,6 @@ type Proxy struct {
 	restart     *net.UnixListener
 	nameSockets map[string]nameSocket
 
-	wide      widened       // of publish
 	unscraped atomic.Uint64 // scrapes of the program that failed
 }
 

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -26,6 +27,7 @@ import (
 type Image struct {
 	Name       string            // with a registry and a tag, as tulle.test/app:1
 	Files      map[string]string // place in the image to file here; all executable
+	Links      map[string]string // place in the image to where a symbolic link there leads
 	Entrypoint []string
 	User       string // as in a Dockerfile; empty: root
 }
@@ -161,6 +163,11 @@ func (im Image) layer() ([]byte, error) {
 		in := strings.TrimPrefix(path.Clean(name), "/")
 		dir(path.Dir(in), 0o755)
 		put(w, in, 0o755, b)
+	}
+	for _, name := range slices.Sorted(maps.Keys(im.Links)) {
+		in := strings.TrimPrefix(path.Clean(name), "/")
+		dir(path.Dir(in), 0o755)
+		_ = w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: in, Linkname: im.Links[name], Mode: 0o777, ModTime: time.Unix(0, 0)}) // seen at Close
 	}
 	return buf.Bytes(), w.Close()
 }

@@ -56,6 +56,14 @@ func TestPod(t *testing.T) {
 	client.ready()
 
 	t.Run("mTLS", func(t *testing.T) {
+		for _, at := range []string{"10.98.0.10:80", "[fd98::10]:80"} { // each by endpoints of both families
+			for range 4 {
+				out := client.run(appUser, "app", "/tulle-proxy", "talk", at, "web")
+				if !strings.HasPrefix(out, "connected\n200 OK\nhello web peer=By=spiffe://cluster.local/ns/shop/sa/web;") {
+					t.Errorf("%s: %q", at, out)
+				}
+			}
+		}
 		out := client.run(appUser, "app", "/tulle-proxy", "get", "http://web/")
 		if !strings.HasPrefix(out, "200 hello web peer=By=spiffe://cluster.local/ns/shop/sa/web;") || !strings.Contains(out, "URI=spiffe://cluster.local/ns/shop/sa/client") {
 			t.Errorf("the client got %q", out)

@@ -115,8 +115,24 @@ kind: Service
 metadata: {name: web, namespace: shop}
 spec:
   clusterIP: 10.98.0.10
+  clusterIPs: [10.98.0.10, "fd98::10"]
+  ipFamilies: [IPv4, IPv6]
   selector: {app: web}
   ports: [{name: http, port: 80, targetPort: 8080}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-4, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+endpoints: [{addresses: [10.99.0.2], conditions: {ready: true}, targetRef: {kind: Pod, name: web-1, namespace: shop}}]
+ports: [{name: http, port: 8080}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-6, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv6
+endpoints: [{addresses: ["fd99::2"], conditions: {ready: true}, targetRef: {kind: Pod, name: web-1, namespace: shop}}]
+ports: [{name: http, port: 8080}]
 ---
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication

@@ -1,8 +1,10 @@
 package kubernetes
 
 import (
+	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -39,6 +41,16 @@ func (in *input) pod(r *dialect.Report) {
 			return
 		}
 		w.Address = a.Unmap().String()
+	}
+	for i, x := range p.Status.PodIPs {
+		a, err := netip.ParseAddr(x.IP)
+		if err != nil || a.Zone() != "" {
+			r.Invalid(fmt.Sprintf("status.podIPs[%d].ip", i), "%q is not an IP address", x.IP)
+			return
+		}
+		if s := a.Unmap().String(); s != w.Address && !slices.Contains(w.More, s) {
+			w.More = append(w.More, s)
+		}
 	}
 	w.Ready = ready(&p)
 	if byHand(r) {
