@@ -57,7 +57,7 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 	before := heap()
 	open(n)
 	per := (heap() - before) / n
-	if t.Logf("%d bytes of heap per idle connection", per); per > 1000 {
-		t.Error("want at most 1000")
+	if t.Logf("%d bytes of heap per idle connection", per); per > 640 {
+		t.Error("want at most 640")
 	}
 }

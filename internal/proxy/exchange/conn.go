@@ -51,7 +51,8 @@ type Conn struct {
 	bridge     bool   // an authenticated tulle1 connection
 	draining   bool
 	secure     *mtls.Handshake // nil: no TLS
-	h1         *http1.Server
+	h1         *http1.Server   // nil: HTTP/2, or nothing is under way, see rest.go
+	h1o        *http1.ServerOptions
 	h2         *http2.Server
 	idle       loop.Timer
 	onIdle     func()
@@ -131,14 +132,19 @@ func (e *Env) Serve(a *Accepted) (*Conn, stream.Codec) {
 		c.startIdle()
 		return c, c
 	}
-	c.h1 = http1.NewServer(a.Wire, c, e.h1Options(c))
+	c.h1o = e.h1Options(c)
 	c.startIdle()
 	return c, c
 }
 
 // OnBytes implements stream.Codec; it watches over request heads that come slowly.
 func (c *Conn) OnBytes(p []byte) {
-	c.codec().OnBytes(p)
+	if c.h2 != nil {
+		c.h2.OnBytes(p)
+	} else {
+		c.wake().OnBytes(p)
+		c.rest()
+	}
 	c.watch()
 }
 
@@ -146,7 +152,7 @@ func (c *Conn) OnBytes(p []byte) {
 // byte as Envoy does: the shortest of what a head, a whole request and a quiet
 // stream may take.
 func (c *Conn) watch() {
-	if partial := c.h1 == nil && c.h2.Partial() || c.h1 != nil && c.h1.Partial(); !partial {
+	if partial := c.h2 != nil && c.h2.Partial() || c.h1 != nil && c.h1.Partial(); !partial {
 		c.unwatch()
 	} else if limit, _ := c.headLimit(); limit > 0 && !c.timers().slow.Armed() {
 		c.env.Loop.Arm(&c.rare.slow, limit, c.tooSlow)
@@ -178,31 +184,46 @@ func (c *Conn) headLimit() (time.Duration, telemetry.Outcome) {
 // tooSlow ends a connection whose request head did not come in time.
 func (c *Conn) tooSlow() {
 	_, o := c.headLimit()
-	if c.h1 == nil {
+	if c.h2 != nil {
 		c.refused(0, o.Flag, o.Details)
 		c.wire.Close()
 		return
 	}
-	if c.h1.Reject(408) {
+	if c.h1 != nil && c.h1.Reject(408) {
 		c.refused(408, o.Flag, o.Details)
 	}
 }
 
 // goOn reads what waited for a response.
 func (c *Conn) goOn() {
-	c.h1.Continue()
+	if c.h1 != nil {
+		c.h1.Continue()
+		c.rest()
+	}
 	c.watch()
 }
 
 // OnEOF implements stream.Codec.
-func (c *Conn) OnEOF() { c.codec().OnEOF() }
+func (c *Conn) OnEOF() {
+	if k := c.codec(); k != nil {
+		k.OnEOF()
+	} else {
+		c.wire.Close() // between requests
+	}
+}
 
 // OnWritable implements stream.Codec.
-func (c *Conn) OnWritable() { c.codec().OnWritable() }
+func (c *Conn) OnWritable() {
+	if k := c.codec(); k != nil {
+		k.OnWritable()
+	}
+}
 
 // OnClose implements stream.Codec and lets go of the connection.
 func (c *Conn) OnClose(err error) {
-	c.codec().OnClose(err) // ends exchanges, the last of which arms idle
+	if k := c.codec(); k != nil {
+		k.OnClose(err) // ends exchanges, the last of which arms idle
+	}
 	c.idle.Stop()
 	if r := c.rare; r != nil {
 		r.age.Stop()
@@ -213,11 +234,15 @@ func (c *Conn) OnClose(err error) {
 	c.env.closed(c)
 }
 
+// codec is nil while an HTTP/1 connection rests.
 func (c *Conn) codec() stream.Codec {
-	if c.h1 != nil {
+	switch {
+	case c.h2 != nil:
+		return c.h2
+	case c.h1 != nil:
 		return c.h1
 	}
-	return c.h2
+	return nil
 }
 
 // Accept begins an exchange.
@@ -311,8 +336,9 @@ const expiryLead = 30 * time.Second
 func (c *Conn) ended() {
 	if c.active--; c.active == 0 {
 		c.startIdle()
+		c.rest()
 		c.watch()
-		if c.draining && c.h1 == nil {
+		if c.draining && c.h2 != nil {
 			c.drainCodec()
 		}
 	}
@@ -359,16 +385,17 @@ const drainIdle = 5 * time.Second
 func (c *Conn) Drain() {
 	c.draining = true
 	c.drainCodec()
-	if c.active == 0 && c.h1 != nil && c.h1.Idle() {
+	if c.active == 0 && c.h2 == nil && (c.h1 == nil || c.h1.Idle()) {
 		c.wire.Close()
 	}
 }
 
 func (c *Conn) drainCodec() {
-	if c.h1 != nil {
-		c.h1.Drain()
-	} else {
+	switch {
+	case c.h2 != nil:
 		c.h2.Drain()
+	case c.h1 != nil:
+		c.h1.Drain()
 	}
 }
 

@@ -16,6 +16,7 @@ type codecs struct {
 	h1set http1.Set
 	h2set http2.Set
 	h1    map[h1key]*http1.ServerOptions // of the present configuration
+	spare []*http1.Server                // of connections that rest
 }
 
 type h1key struct {

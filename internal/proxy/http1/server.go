@@ -51,6 +51,22 @@ func NewServer(wire stream.Wire, acc stream.Acceptor, o *ServerOptions) *Server 
 	return &Server{wire: wire, acc: acc, o: o}
 }
 
+// Rest reports whether nothing of its connection is under way; then s has let
+// go of it, and Adopt makes it that of another one.
+func (s *Server) Rest() bool {
+	if s.state != readHead || s.running || s.later || s.held || s.paused || s.eof || len(s.in) > 0 {
+		return false
+	}
+	s.wire, s.acc, s.o = nil, nil, nil
+	return true
+}
+
+// Adopt makes s, which rests, the codec of another connection.
+func (s *Server) Adopt(wire stream.Wire, acc stream.Acceptor, o *ServerOptions) {
+	s.wire, s.acc, s.o = wire, acc, o
+	s.draining, s.over = false, false
+}
+
 // Acceptor returns what NewServer was given.
 func (s *Server) Acceptor() stream.Acceptor { return s.acc }
 

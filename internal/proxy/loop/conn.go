@@ -83,7 +83,6 @@ type Conn struct {
 	loop   *Loop
 	codec  stream.Codec
 	sealer Sealer
-	plain  func([]byte) // c.opened, made once
 	err    error
 
 	out        []byte // pending, plain when a sealer is set
@@ -225,7 +224,7 @@ func (c *Conn) SetSealer(s Sealer) {
 	}
 	c.wire, c.woff = c.out, c.off
 	c.out, c.off = nil, 0
-	c.sealer, c.plain, c.relay = s, c.opened, nil
+	c.sealer, c.relay = s, nil
 	c.bytesIn, c.bytesOut = 0, 0
 	if c.eof {
 		c.eof, c.readable, c.hup = false, true, true

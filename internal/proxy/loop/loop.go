@@ -63,6 +63,8 @@ type Loop struct {
 	cur      *Conn // whose event is being handled
 	rb       []byte
 	sealed   []byte // cipher scratch
+	opening  *Conn  // whose bytes its sealer is opening
+	openFn   func([]byte)
 	trash    []byte // lent to dead connections
 	iov      [2]unix.Iovec
 	msg      unix.Msghdr
@@ -130,6 +132,7 @@ func newLoop(g *Group, id int) (*Loop, error) {
 		return nil, err
 	}
 	l.pollFn = func(uintptr) bool { l.poll(); return l.evn > 0 }
+	l.openFn = func(p []byte) { l.opening.opened(p) }
 	l.trimFn = func() {
 		bufs, pipes := l.bufs.trim(), l.pipes.trim()
 		if bufs || pipes {

@@ -81,7 +81,11 @@ func (c *Conn) received(p []byte) {
 		c.codec.OnBytes(p)
 		return
 	}
-	eof, err := c.sealer.Open(p, c.plain)
+	l := c.loop
+	before := l.opening
+	l.opening = c
+	eof, err := c.sealer.Open(p, l.openFn)
+	l.opening = before
 	if c.phase != open {
 		return
 	}
