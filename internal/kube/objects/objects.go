@@ -8,9 +8,12 @@ package objects
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sync/atomic"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -25,6 +28,8 @@ type Kind struct {
 	Resource  string         // plural
 	Namespace string         // empty: all
 	Name      string         // empty: all
+	// Tell hears why they cannot be read, once per reason; nil: nobody does.
+	Tell func(error)
 }
 
 // Object is what the API server holds.
@@ -61,9 +66,14 @@ func Follow[T Object](ctx context.Context, k Kind, example T, trim func(T), chan
 		return obj, nil
 	})
 	if err == nil {
-		err = s.informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
-			err = fmt.Errorf("%s: %w", k.Resource, err)
-			s.err.Store(&err)
+		err = s.informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
+			if ctx.Err() != nil || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || errors.Is(err, io.EOF) {
+				return // the end, or an ordinary new beginning
+			}
+			err = fmt.Errorf("read the cluster's %s: %w", k.Resource, err)
+			if old := s.err.Swap(&err); k.Tell != nil && (old == nil || (*old).Error() != err.Error()) {
+				k.Tell(err)
+			}
 		})
 	}
 	note := func() { changed() }
@@ -95,7 +105,7 @@ func (s *Set[T]) Wait(ctx context.Context) error {
 		return nil
 	}
 	if err := s.err.Load(); err != nil {
-		return fmt.Errorf("read the cluster's %w", *err)
+		return *err
 	}
 	return ctx.Err()
 }

@@ -38,11 +38,11 @@ type Distributor struct {
 // Run writes what is missing or differs, until ctx ends.
 func (d *Distributor) Run(ctx context.Context) error {
 	client := d.Client.RESTClient()
-	namespaces, err := objects.Follow(ctx, objects.Kind{Client: client, Resource: "namespaces"}, &corev1.Namespace{}, nil, d.Changed.Raise)
+	namespaces, err := objects.Follow(ctx, objects.Kind{Client: client, Resource: "namespaces", Tell: d.Tell}, &corev1.Namespace{}, nil, d.Changed.Raise)
 	if err != nil {
 		return err
 	}
-	maps, err := objects.Follow(ctx, objects.Kind{Client: client, Resource: "configmaps", Name: ConfigMap}, &corev1.ConfigMap{}, nil, d.Changed.Raise)
+	maps, err := objects.Follow(ctx, objects.Kind{Client: client, Resource: "configmaps", Name: ConfigMap, Tell: d.Tell}, &corev1.ConfigMap{}, nil, d.Changed.Raise)
 	if err != nil {
 		return err
 	}

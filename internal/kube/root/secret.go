@@ -91,7 +91,7 @@ func material(data map[string][]byte) ca.Material {
 func (s *Store) Watch(ctx context.Context, changed func(ca.Material), tell func(error)) error {
 	flag := objects.NewFlag()
 	for _, name := range []string{Plugged, SelfMade} {
-		k := objects.Kind{Client: s.Client.RESTClient(), Resource: "secrets", Namespace: s.Namespace, Name: name}
+		k := objects.Kind{Client: s.Client.RESTClient(), Resource: "secrets", Namespace: s.Namespace, Name: name, Tell: tell}
 		if _, err := objects.Follow(ctx, k, &corev1.Secret{}, nil, flag.Raise); err != nil {
 			return err
 		}

@@ -331,8 +331,11 @@ func (s *story) ask(r *replica, roots, token string) ([]byte, error) {
 // bundle is the roots that a proxy gets.
 func (s *story) bundle(r *replica, roots, token string) string {
 	s.Helper()
-	b, err := s.ask(r, roots, token)
-	s.ok(err)
+	var b []byte
+	s.eventually("the record of the pod", func() (err error) { // the replica hears of it when it can
+		b, err = s.ask(r, roots, token)
+		return err
+	})
 	at, end := strings.Index(string(b), "-----BEGIN"), strings.LastIndex(string(b), "-----")
 	if at < 0 {
 		s.Fatalf("secret %q", b)

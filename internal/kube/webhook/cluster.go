@@ -43,10 +43,11 @@ type settled struct {
 func (c *Cluster) Run(ctx context.Context) error {
 	flag := objects.NewFlag()
 	rest := c.Client.RESTClient()
+	tell := func(err error) { c.Tell("%v", err) }
 	var err error
 	follow := func(name string) (s *objects.Set[*corev1.ConfigMap]) {
 		if err == nil {
-			s, err = objects.Follow(ctx, objects.Kind{Client: rest, Resource: "configmaps", Namespace: c.Namespace, Name: c.named(name)}, &corev1.ConfigMap{}, nil, flag.Raise)
+			s, err = objects.Follow(ctx, objects.Kind{Client: rest, Resource: "configmaps", Namespace: c.Namespace, Name: c.named(name), Tell: tell}, &corev1.ConfigMap{}, nil, flag.Raise)
 		}
 		return s
 	}
@@ -54,14 +55,14 @@ func (c *Cluster) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.namespaces, err = objects.Follow(ctx, objects.Kind{Client: rest, Resource: "namespaces"}, &corev1.Namespace{}, nil, func() {}); err != nil {
+	if c.namespaces, err = objects.Follow(ctx, objects.Kind{Client: rest, Resource: "namespaces", Tell: tell}, &corev1.Namespace{}, nil, func() {}); err != nil {
 		return err
 	}
 	keepVersion := func(n *corev1.Node) {
 		n.Labels, n.Annotations, n.Spec = nil, nil, corev1.NodeSpec{}
 		n.Status = corev1.NodeStatus{NodeInfo: corev1.NodeSystemInfo{KubeletVersion: n.Status.NodeInfo.KubeletVersion}}
 	}
-	if c.nodes, err = objects.Follow(ctx, objects.Kind{Client: rest, Resource: "nodes"}, &corev1.Node{}, keepVersion, flag.Raise); err != nil {
+	if c.nodes, err = objects.Follow(ctx, objects.Kind{Client: rest, Resource: "nodes", Tell: tell}, &corev1.Node{}, keepVersion, flag.Raise); err != nil {
 		return err
 	}
 	for {

@@ -43,11 +43,13 @@ type Registrar struct {
 // ends.
 func (g *Registrar) Run(ctx context.Context) error {
 	client := g.Client.RESTClient()
-	mutating, err := objects.Follow(ctx, objects.Kind{Client: client, Resource: "mutatingwebhookconfigurations"}, &admissionregv1.MutatingWebhookConfiguration{}, nil, g.Changed.Raise)
+	tell := func(err error) { g.Tell("%v", err) }
+	told := ""
+	mutating, err := objects.Follow(ctx, objects.Kind{Client: client, Resource: "mutatingwebhookconfigurations", Tell: tell}, &admissionregv1.MutatingWebhookConfiguration{}, nil, g.Changed.Raise)
 	if err != nil {
 		return err
 	}
-	validating, err := objects.Follow(ctx, objects.Kind{Client: client, Resource: "validatingwebhookconfigurations"}, &admissionregv1.ValidatingWebhookConfiguration{}, nil, g.Changed.Raise)
+	validating, err := objects.Follow(ctx, objects.Kind{Client: client, Resource: "validatingwebhookconfigurations", Tell: tell}, &admissionregv1.ValidatingWebhookConfiguration{}, nil, g.Changed.Raise)
 	if err != nil {
 		return err
 	}
@@ -69,7 +71,10 @@ func (g *Registrar) Run(ctx context.Context) error {
 			}
 		}
 		if failed != nil && ctx.Err() == nil {
-			g.Tell("%v", failed)
+			if told != failed.Error() {
+				told = failed.Error()
+				g.Tell("%v; it is tried again", failed)
+			}
 			time.AfterFunc(again, g.Changed.Raise)
 		}
 	}
