@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/agent"
@@ -119,6 +120,9 @@ func servePod(gateway bool, args []string, stderr io.Writer) int {
 		}
 		fmt.Fprintln(stderr, "tulle-proxy:", err)
 		return 2
+	}
+	if pod.Memory > 0 { // the rest is for what the collector does not see
+		debug.SetMemoryLimit(pod.Memory / 10 * 8)
 	}
 	return serve(podBootstrap(pod), pod.LogLevel, stderr)
 }

@@ -17,7 +17,7 @@ import (
 
 // probePatience bounds one probe. Packets do not leave the namespace when all
 // is well.
-const probePatience = 2 * time.Second
+const probePatience = 5 * time.Second
 
 // ErrNotCaptured says that a connection passed the rules.
 var ErrNotCaptured = errors.New("a connection is not captured")

@@ -16,16 +16,17 @@ import (
 
 // probes of the web pod, as the injector writes them.
 var webProbes = map[string]any{
-	"/app-health/web/readyz":   map[string]any{"httpGet": map[string]any{"path": "/healthz", "port": 8080}, "timeoutSeconds": 5},
-	"/app-health/web/livez":    map[string]any{"tcpSocket": map[string]any{"port": 8080}, "timeoutSeconds": 5},
-	"/app-health/web/startupz": map[string]any{"tcpSocket": map[string]any{"port": 8081}, "timeoutSeconds": 5},
+	"/app-health/web/readyz":   map[string]any{"httpGet": map[string]any{"path": "/healthz", "port": 8080}, "timeoutSeconds": 60},
+	"/app-health/web/livez":    map[string]any{"tcpSocket": map[string]any{"port": 8080}, "timeoutSeconds": 60},
+	"/app-health/web/startupz": map[string]any{"tcpSocket": map[string]any{"port": 8081}, "timeoutSeconds": 60},
 }
 
-// web is a pod with a server under STRICT, ready.
-func (m *mesh) web() (*pod, *container) {
+// web is a pod with a server under STRICT, ready. drain is its time to end.
+func (m *mesh) web(drain string) (*pod, *container) {
 	m.t.Helper()
 	p := m.newPod("web", 2, map[string]string{"ISTIO_KUBE_APP_PROBERS": jsonText(m.t, webProbes),
 		"ISTIO_PROMETHEUS_ANNOTATIONS": `{"scrape":"true","path":"","port":"8080"}`})
+	p.env = append(p.env, `PROXY_CONFIG={"discoveryAddress":"istiod.istio-system.svc:15012","logLevel":"debug","terminationDrainDuration":"`+drain+`"}`)
 	p.redirect()
 	side := p.sidecar()
 	p.ready()
@@ -49,7 +50,7 @@ func (p *pod) serve() {
 func TestPod(t *testing.T) {
 	m := newMesh(t)
 	m.open()
-	web, side := m.web()
+	web, side := m.web("1s")
 	client := m.newPod("client", 3, nil)
 	client.redirect()
 	client.sidecar()
@@ -212,7 +213,7 @@ func TestFirstPacket(t *testing.T) {
 		return nil
 	})
 	m.open()
-	m.web()
+	m.web("1s")
 	if early.end() != 0 || !strings.Contains(early.said(), "\n200 OK\n") && !strings.Contains(early.said(), "\n503 ") {
 		t.Errorf("a connection from before there was a control plane: %s", early.said())
 	}
@@ -296,12 +297,12 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestTermination: what was asked before the end is answered, new connections
-// are taken for a time, and then the sidecar ends by itself.
+// TestTermination: after SIGTERM new connections are taken for a time, as peers
+// learn of it one after the other; a second signal ends at once.
 func TestTermination(t *testing.T) {
 	m := newMesh(t)
 	m.open()
-	web, side := m.web()
+	web, side := m.web("5m")
 	client := m.newPod("client", 3, nil)
 	client.redirect()
 	client.sidecar()
@@ -319,7 +320,8 @@ func TestTermination(t *testing.T) {
 	if out := client.run(appUser, "app", "/tulle-proxy", "get", "http://web/"); !strings.HasPrefix(out, "200") {
 		t.Errorf("a request while it drains: %s", out)
 	}
-	if code := side.end(); code != 0 {
-		t.Errorf("exit code %d", code)
+	if err := side.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
 	}
+	side.end()
 }

@@ -240,7 +240,7 @@ func (m *mesh) newPod(name string, number int, env map[string]string) *pod {
 	p.pause(number)
 	p.env = []string{"POD_NAME=" + name + "-1", "POD_NAMESPACE=shop", "INSTANCE_IP=" + p.ip4, "INSTANCE_IPS=" + p.ip4 + "," + p.ip6,
 		"SERVICE_ACCOUNT=" + name, "ISTIO_META_WORKLOAD_NAME=" + name, "ISTIO_META_INTERCEPTION_MODE=REDIRECT", "ISTIO_META_DNS_CAPTURE=true",
-		"ISTIO_CPU_LIMIT=1", `PROXY_CONFIG={"discoveryAddress":"istiod.istio-system.svc:15012","logLevel":"debug","terminationDrainDuration":"1s"}`}
+		"ISTIO_CPU_LIMIT=1", `PROXY_CONFIG={"discoveryAddress":"istiod.istio-system.svc:15012","logLevel":"debug"}`}
 	for k, v := range env {
 		p.env = append(p.env, k+"="+v)
 	}
@@ -442,7 +442,7 @@ func (p *pod) ready() {
 // kubelet asks a port of the pod from outside; code 0: no answer.
 func (p *pod) kubelet(method, address string, port int, path string) (int, string) {
 	p.t.Helper()
-	c := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	c := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	r, err := http.NewRequest(method, "http://"+net.JoinHostPort(address, strconv.Itoa(port))+path, nil)
 	if err != nil {
 		p.t.Fatal(err)

@@ -46,6 +46,7 @@ type Pod struct {
 
 	Discovery   string // host:port of the control plane
 	Concurrency int    // event loops; 0: not said
+	Memory      int64  // limit of the container, in bytes; 0: not said
 	LogLevel    slog.Level
 	Drain       time.Duration // how long requests may take to end after SIGTERM
 	// UntilIdle waits for connections to end as long as it takes, after Drain.
@@ -94,6 +95,10 @@ func FromEnvironment(gateway bool, get func(string) string) (*Pod, error) {
 	e.proxyConfig(p)
 	if n := e.number("ISTIO_CPU_LIMIT"); p.Concurrency == 0 {
 		p.Concurrency = n
+	}
+	// The injector says the whole limit; in Go's own notation it is the user's word.
+	if n, err := strconv.ParseInt(get("GOMEMLIMIT"), 10, 64); err == nil {
+		p.Memory = n
 	}
 	if d := get("MINIMUM_DRAIN_DURATION"); p.UntilIdle && d != "" {
 		p.Drain = e.duration("MINIMUM_DRAIN_DURATION", d)

@@ -55,6 +55,8 @@ func TestEnvironmentChoices(t *testing.T) {
 		"no capture":      {map[string]string{"ISTIO_META_INTERCEPTION_MODE": "NONE"}, func(p *Pod) bool { return !p.Capture }},
 		"no dns":          {map[string]string{"ISTIO_META_DNS_CAPTURE": ""}, func(p *Pod) bool { return !p.DNS }},
 		"own concurrency": {map[string]string{"PROXY_CONFIG": `{"discoveryAddress":"a:1","concurrency":3}`}, func(p *Pod) bool { return p.Concurrency == 3 }},
+		"memory":          {map[string]string{"GOMEMLIMIT": "1000000000"}, func(p *Pod) bool { return p.Memory == 1000000000 }},
+		"memory by hand":  {map[string]string{"GOMEMLIMIT": "100MiB"}, func(p *Pod) bool { return p.Memory == 0 }},
 		"no cpu limit":    {map[string]string{"ISTIO_CPU_LIMIT": ""}, func(p *Pod) bool { return p.Concurrency == 0 }},
 		"drain":           {map[string]string{"PROXY_CONFIG": `{"discoveryAddress":"a:1","terminationDrainDuration":"20s"}`}, func(p *Pod) bool { return p.Drain == 20*time.Second && !p.UntilIdle }},
 		"until idle": {map[string]string{"EXIT_ON_ZERO_ACTIVE_CONNECTIONS": "true", "MINIMUM_DRAIN_DURATION": "7s"},

@@ -79,7 +79,11 @@ func TestHTTPProbe(t *testing.T) {
 			n := portOf(t, s.Listener.Addr().String())
 			probes := map[string]any{}
 			for _, path := range []string{"good", "moved", "away", "round", "slow", "bad"} {
-				probes["/"+path] = map[string]any{"timeoutSeconds": 1, "httpGet": map[string]any{"path": path, "port": json.RawMessage(n), "scheme": scheme,
+				limit := 60
+				if path == "slow" {
+					limit = 1
+				}
+				probes["/"+path] = map[string]any{"timeoutSeconds": limit, "httpGet": map[string]any{"path": path, "port": json.RawMessage(n), "scheme": scheme,
 					"httpHeaders": []map[string]string{{"name": "Host", "value": "app.example"}, {"name": "X-Probe", "value": "one"}, {"name": "X-Probe", "value": "two"}}}}
 			}
 			text, _ := json.Marshal(probes)
@@ -122,7 +126,7 @@ func TestTCPProbe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	probes := fmt.Sprintf(`{"/t":{"tcpSocket":{"port":%s}},"/named":{"tcpSocket":{"port":"web"}}}`, portOf(t, l.Addr().String()))
+	probes := fmt.Sprintf(`{"/t":{"timeoutSeconds":60,"tcpSocket":{"port":%s}},"/named":{"tcpSocket":{"port":"web"}}}`, portOf(t, l.Addr().String()))
 	p := pod(t, probes)
 	if got, why := p.Answer(t.Context(), "/t", nil); got != 200 {
 		t.Errorf("%d, %s", got, why)
@@ -160,8 +164,8 @@ func TestGRPCProbe(t *testing.T) {
 	s.Start()
 	t.Cleanup(s.Close)
 	n := portOf(t, s.Listener.Addr().String())
-	p := pod(t, fmt.Sprintf(`{"/all":{"grpc":{"port":%s}},"/up":{"grpc":{"port":%[1]s,"service":"up"}},"/down":{"grpc":{"port":%[1]s,"service":"down"}},
-		"/unknown":{"grpc":{"port":%[1]s,"service":"unknown"}},"/nobody":{"grpc":{"port":1}}}`, n))
+	p := pod(t, strings.ReplaceAll(strings.ReplaceAll(`{"/all":{"grpc":{"port":P},L},"/up":{"grpc":{"port":P,"service":"up"},L},"/down":{"grpc":{"port":P,"service":"down"},L},
+		"/unknown":{"grpc":{"port":P,"service":"unknown"},L},"/nobody":{"grpc":{"port":1},L}}`, "P", n), "L", `"timeoutSeconds":60`))
 	for path, want := range map[string]int{"/all": 200, "/up": 200, "/down": 500, "/unknown": 500, "/nobody": 500} {
 		if got, why := p.Answer(t.Context(), path, nil); got != want {
 			t.Errorf("%s: %d (%s), want %d", path, got, why, want)
@@ -182,7 +186,7 @@ func TestScrape(t *testing.T) {
 	if err != nil || c.path != "/m" {
 		t.Fatal(c, err)
 	}
-	header := []Field{{"x-prometheus-scrape-timeout-seconds", "9.5"}, {"user-agent", "Prometheus"}, {"accept", "application/openmetrics-text"}, {"cookie", "x"}}
+	header := []Field{{"x-prometheus-scrape-timeout-seconds", "59.5"}, {"user-agent", "Prometheus"}, {"accept", "application/openmetrics-text"}, {"cookie", "x"}}
 	for text, want := range map[string]string{"a 1\n# EOF\n": "a 1\n", "b 2": "b 2\n", "": ""} {
 		answer = text
 		if got, err := c.Get(t.Context(), header); err != nil || string(got) != want {
@@ -190,7 +194,7 @@ func TestScrape(t *testing.T) {
 		}
 	}
 	asked.Del("Content-Length")
-	if want := (http.Header{"Accept": {plainTextAsked}, "User-Agent": {"Prometheus"}, "X-Prometheus-Scrape-Timeout-Seconds": {"9.5"}}); !reflect.DeepEqual(asked, want) {
+	if want := (http.Header{"Accept": {plainTextAsked}, "User-Agent": {"Prometheus"}, "X-Prometheus-Scrape-Timeout-Seconds": {"59.5"}}); !reflect.DeepEqual(asked, want) {
 		t.Errorf("asked with %v, want %v", asked, want)
 	}
 	status = 500
