@@ -67,6 +67,10 @@ fuzz: ## every fuzz target for FUZZTIME (30s) each, two at a time; failing input
 bench: build ## tulle-proxy beside nginx, HAProxy and Envoy in one interleaved run of some 20 minutes: tables, JSON, SVG in OUT (bin/bench)
 	$(GO) run ./test/bench -out $(or $(OUT),bin/bench) $(ARGS)
 
+.PHONY: bench-control
+bench-control: ## the control plane alone: S services x N proxies, changes, growth; table, JSON, SVG in OUT (bin/bench); ARGS=-quick for under two minutes
+	$(GO) run ./test/bench/control -out $(or $(OUT),bin/bench) $(ARGS)
+
 .PHONY: bench-quick
 bench-quick: build ## three shapes of the bench in under five minutes; OUT/bench.json
 	$(GO) run ./test/bench -quick -out $(or $(OUT),bin/bench) $(ARGS)

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/tulle-mesh/tulle/internal/ca"
+	"github.com/tulle-mesh/tulle/internal/dialect"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/link"
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -73,6 +74,8 @@ type Plane struct {
 	generation watch.Value[*generation] // nil until the first snapshot was compiled
 	dirty      chan struct{}            // capacity 1: the registry changed
 
+	reader *dialect.Memory // of follow alone
+
 	memoMu   sync.Mutex
 	memo     *memo // nil until the first snapshot was compiled
 	sessions map[*session]struct{}
@@ -81,7 +84,7 @@ type Plane struct {
 // New opens the state and the sockets; Run serves them. The caller must Run or
 // Close the Plane.
 func New(o Options) (*Plane, error) {
-	p := &Plane{o: o, settings: link.Defaults(), log: o.Log, dirty: make(chan struct{}, 1), sessions: map[*session]struct{}{}, release: func() {}}
+	p := &Plane{o: o, settings: link.Defaults(), log: o.Log, dirty: make(chan struct{}, 1), sessions: map[*session]struct{}{}, release: func() {}, reader: dialect.NewMemory(Dialects)}
 	if o.Settings != nil {
 		p.settings = *o.Settings
 	}
@@ -270,6 +273,7 @@ func (p *Plane) poke() {
 // change at once and then at most twenty times a second.
 func (p *Plane) follow(ctx context.Context, snaps *watch.Value[*source.Snapshot]) {
 	const hold = 50 * time.Millisecond
+	var last time.Time
 	var fragment model.Fragment
 	var read []model.Notice
 	var seen *source.Snapshot
@@ -292,9 +296,10 @@ func (p *Plane) follow(ctx context.Context, snaps *watch.Value[*source.Snapshot]
 		case <-changed:
 		case <-p.dirty:
 		}
-		if !pause(ctx, hold) {
+		if !pause(ctx, hold-time.Since(last)) {
 			return
 		}
+		last = time.Now()
 		select { // what came in the pause is in the state that is read next
 		case <-p.dirty:
 		default:
@@ -320,10 +325,11 @@ func (p *Plane) read(s source.Snapshot, old model.Fragment, oldNotices []model.N
 	defer func() {
 		if r := recover(); r != nil {
 			p.log("BUG: read configuration: %v; the last good one stays", r)
+			p.reader = dialect.NewMemory(Dialects)
 			f, n, seen = old, oldNotices, &s
 		}
 	}()
-	f, n = Read(s)
+	f, n = p.reader.Read(s)
 	return f, n, &s
 }
 

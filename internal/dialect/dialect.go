@@ -36,6 +36,12 @@ var trafficGroups = map[string]bool{
 // snapshot, one for each object that nobody claims, and those of the readers;
 // they stand in the snapshot's file order, then by line.
 func ReadAll(readers []Reader, snap source.Snapshot) (model.Fragment, []model.Notice) {
+	return readAll(readers, snap, func(i int, objects []*source.Object, take func(model.Fragment, []model.Notice)) {
+		take(readers[i].Read(objects))
+	})
+}
+
+func readAll(readers []Reader, snap source.Snapshot, read func(i int, objects []*source.Object, take func(model.Fragment, []model.Notice))) (model.Fragment, []model.Notice) {
 	var all model.Fragment
 	notices := slices.Clone(snap.Notices)
 	groups := make([][]*source.Object, len(readers))
@@ -64,13 +70,14 @@ func ReadAll(readers []Reader, snap source.Snapshot) (model.Fragment, []model.No
 			Text: "nothing reads " + o.APIVersion + " " + o.Kind + ": ignored",
 		})
 	}
-	for i, r := range readers {
+	for i := range readers {
 		if len(groups[i]) == 0 {
 			continue
 		}
-		f, n := r.Read(groups[i])
-		all.Merge(f)
-		notices = append(notices, n...)
+		read(i, groups[i], func(f model.Fragment, n []model.Notice) {
+			all.Merge(f)
+			notices = append(notices, n...)
+		})
 	}
 	slices.SortStableFunc(notices, func(a, b model.Notice) int {
 		if d := files[a.Origin.File] - files[b.Origin.File]; d != 0 {

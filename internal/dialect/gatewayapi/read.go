@@ -74,6 +74,9 @@ type world struct {
 
 // Read implements dialect.Reader.
 func (k Reader) Read(objects []*source.Object) (model.Fragment, []model.Notice) {
+	if !slices.ContainsFunc(objects, func(o *source.Object) bool { return dialect.Group(o.APIVersion) != "" }) {
+		return model.Fragment{}, nil // nothing refers to what else there is
+	}
 	w := &world{
 		domain: cmp.Or(k.Domain, "cluster.local"), services: map[model.Ref]*corev1.Service{},
 		namespaces: map[string]map[string]string{}, secrets: map[model.Ref]*corev1.Secret{}, maps: map[model.Ref]*corev1.ConfigMap{},

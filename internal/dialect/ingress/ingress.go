@@ -68,6 +68,9 @@ type rule struct {
 
 // Read implements dialect.Reader.
 func (k Reader) Read(objects []*source.Object) (out model.Fragment, notices []model.Notice) {
+	if !slices.ContainsFunc(objects, func(o *source.Object) bool { return o.Kind != "Service" }) {
+		return out, nil
+	}
 	w := &world{
 		domain: cmp.Or(k.Domain, "cluster.local"), services: map[model.Ref]*corev1.Service{},
 		classes: map[string]*networkingv1.IngressClass{}, hosts: map[string][]rule{}, tls: map[string]*model.Server{},

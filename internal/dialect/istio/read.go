@@ -17,7 +17,7 @@ import (
 // Reader reads Istio's API. The zero value is ready.
 type Reader struct{}
 
-var _ dialect.Reader = Reader{}
+var _ dialect.Joiner = Reader{}
 
 // Name implements dialect.Reader.
 func (Reader) Name() string { return "istio" }
@@ -28,6 +28,9 @@ func (Reader) Name() string { return "istio" }
 func (Reader) Claims(apiVersion, kind string) bool {
 	return strings.HasSuffix(dialect.Group(apiVersion), ".istio.io") || apiVersion == "v1" && kind == "ConfigMap"
 }
+
+// Join implements dialect.Joiner: no object's meaning depends on another's here.
+func (Reader) Join(o *source.Object) dialect.Join { return dialect.Join{Alone: o} }
 
 // Read implements dialect.Reader.
 func (Reader) Read(objects []*source.Object) (model.Fragment, []model.Notice) {

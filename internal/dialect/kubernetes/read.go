@@ -18,7 +18,7 @@ type Reader struct {
 	Domain string
 }
 
-var _ dialect.Reader = Reader{}
+var _ dialect.Joiner = Reader{}
 
 // Name implements dialect.Reader.
 func (Reader) Name() string { return "kubernetes" }
@@ -32,6 +32,20 @@ var kinds = map[string][]string{
 
 // Claims implements dialect.Reader.
 func (Reader) Claims(apiVersion, kind string) bool { return slices.Contains(kinds[apiVersion], kind) }
+
+// Join implements dialect.Joiner: endpoints belong to their Service, everything
+// else stands for itself.
+func (Reader) Join(o *source.Object) dialect.Join {
+	switch o.Kind {
+	case "Service", "Endpoints":
+		return dialect.Join{Namespace: o.Namespace, Name: o.Name}
+	case "EndpointSlice":
+		if s := o.Labels[discoveryv1.LabelServiceName]; s != "" {
+			return dialect.Join{Namespace: o.Namespace, Name: s}
+		}
+	}
+	return dialect.Join{Alone: o}
+}
 
 // Read implements dialect.Reader.
 func (k Reader) Read(objects []*source.Object) (model.Fragment, []model.Notice) {

@@ -1,0 +1,94 @@
+package dialect
+
+import (
+	"slices"
+
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/source"
+)
+
+// Joiner is a Reader that understands objects in groups: what it says of objects
+// depends on nothing but those with the same Join.
+type Joiner interface {
+	Reader
+	Join(o *source.Object) Join
+}
+
+// Join names a group of objects.
+type Join struct {
+	Namespace, Name string
+	Alone           *source.Object // this one, which is a group by itself
+}
+
+// Memory reads snapshots one after the other, and of each only what is not as in
+// the one before, told by the objects' pointers: what it understood of the rest
+// stays the same, by pointer too. Not for concurrent use.
+type Memory struct {
+	readers []Reader
+	groups  []map[Join]*group
+}
+
+// group is objects that were read together, and what came of it.
+type group struct {
+	objects, now []*source.Object
+	fragment     model.Fragment
+	notices      []model.Notice
+}
+
+// NewMemory makes a Memory of readers.
+func NewMemory(readers []Reader) *Memory {
+	m := &Memory{readers: readers}
+	for range readers {
+		m.groups = append(m.groups, map[Join]*group{})
+	}
+	return m
+}
+
+// Read is ReadAll.
+func (m *Memory) Read(snap source.Snapshot) (model.Fragment, []model.Notice) {
+	return readAll(m.readers, snap, func(i int, objects []*source.Object, take func(model.Fragment, []model.Notice)) {
+		r := m.readers[i]
+		joiner, ok := r.(Joiner)
+		order := make([]*group, 0, len(m.groups[i]))
+		for _, o := range objects {
+			var k Join
+			if ok {
+				k = joiner.Join(o)
+			}
+			g := m.groups[i][k]
+			if g == nil {
+				g = &group{}
+				m.groups[i][k] = g
+			}
+			if len(g.now) == 0 {
+				order = append(order, g)
+			}
+			g.now = append(g.now, o)
+		}
+		for _, g := range order {
+			if !slices.Equal(g.objects, g.now) {
+				g.fragment, g.notices = r.Read(g.now)
+				g.objects = g.now
+				g.now = nil
+			}
+			g.now = g.now[:0]
+			take(g.fragment, g.notices)
+		}
+		if len(order) < len(m.groups[i]) {
+			m.forget(i, order)
+		}
+	})
+}
+
+// forget drops the groups that are not among those of the newest snapshot.
+func (m *Memory) forget(i int, order []*group) {
+	still := make(map[*group]bool, len(order))
+	for _, g := range order {
+		still[g] = true
+	}
+	for k, g := range m.groups[i] {
+		if !still[g] {
+			delete(m.groups[i], k)
+		}
+	}
+}
