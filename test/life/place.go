@@ -34,6 +34,7 @@ const patience = 30 * time.Second
 type Place struct {
 	t    testing.TB
 	dir  string
+	log  string // format
 	snap chan source.Snapshot
 
 	joined []*Node
@@ -46,15 +47,15 @@ type Place struct {
 }
 
 // New starts a control plane on YAML. Access logs go to the proxies' standard
-// output, as "path status flags bytes".
-func New(t testing.TB, yaml string) *Place {
+// output, in a format of Envoy's commands.
+func New(t testing.TB, yaml, log string) *Place {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "life") // short: the path of a unix socket is bounded
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	p := &Place{t: t, dir: dir, snap: make(chan source.Snapshot, 1)}
+	p := &Place{t: t, dir: dir, log: log, snap: make(chan source.Snapshot, 1)}
 	p.load(yaml)
 	<-p.snap
 	p.Open()
@@ -66,7 +67,7 @@ func New(t testing.TB, yaml string) *Place {
 func (p *Place) Open() {
 	p.t.Helper()
 	settings := link.Defaults()
-	settings.AccessLog = model.AccessLog{Enabled: true, Format: "%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_SENT%\n"}
+	settings.AccessLog = model.AccessLog{Enabled: true, Format: p.log}
 	c, err := control.New(control.Options{Dir: p.dir, Source: p, Socket: filepath.Join(p.dir, "xds"),
 		Registry: filepath.Join(p.dir, "registry"), Settings: &settings})
 	if err != nil {

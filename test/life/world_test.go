@@ -66,7 +66,7 @@ type gateway struct {
 
 func newGateway(t testing.TB, backend, protocol string) *gateway {
 	t.Helper()
-	p := New(t, edgeYAML(backend, protocol))
+	p := New(t, edgeYAML(backend, protocol), "%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_SENT%\n")
 	n := p.Join(control.WorkloadSpec{Namespace: "shop", Name: "edge", Account: "edge", Labels: map[string]string{"istio": "edge"}, Gateway: true,
 		Ports: []control.PortSpec{{Port: 80, Listen: port.Free(t)}, {Port: 9000, Listen: port.Free(t)}}})
 	g := &gateway{Node: n, place: p}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -58,6 +59,7 @@ type world struct {
 	retired  []*life.Process
 	doors    map[string]string
 	readings map[string][]reading
+	journal  *journal
 
 	mu     sync.Mutex
 	events []event
@@ -79,11 +81,11 @@ type failure struct {
 
 func newWorld(t testing.TB) *world {
 	w := &world{t: t, nodes: map[string]*life.Node{}, procs: map[string]*life.Process{}, doors: map[string]string{},
-		readings: map[string][]reading{}, counts: map[string]int{}}
+		readings: map[string][]reading{}, counts: map[string]int{}, journal: &journal{begin: time.Now()}}
 	for range 4 {
 		w.backends = append(w.backends, startBackend(t))
 	}
-	w.place = life.New(t, w.yaml(0))
+	w.place = life.New(t, w.yaml(0), logFormat)
 	add := func(name string, spec control.WorkloadSpec) {
 		spec.Name, spec.Namespace, spec.Account = name, "shop", name
 		w.nodes[name] = w.place.Join(spec)
@@ -99,7 +101,7 @@ func newWorld(t testing.TB) *world {
 		Ports: []control.PortSpec{{Port: 80, Listen: port.Free(t)}, {Port: 9000, Listen: port.Free(t)}, {Port: 9100, Listen: port.Free(t)}}})
 	w.nodes["plain"].Boot.NoBridge = true
 	for name, n := range w.nodes {
-		w.procs[name] = n.Serve(nil)
+		w.procs[name] = n.Serve(w.journal.logs(name))
 	}
 	for _, p := range w.nodes["edge"].Ports {
 		w.doors[fmt.Sprint("edge:", p.Port)] = p.Listen.String()
@@ -183,6 +185,7 @@ func (w *world) chaos(ctx context.Context, r *rand.Rand) {
 		case <-tick.C:
 		}
 		w.place.Change(w.yaml(step))
+		w.journal.note("configuration %d: policy %t, rule %t, endpoints %d of 2, port 9100 %t", step, step%3 == 1, step%6 > 2, 2-len(missing(step)), step%4 < 2)
 		for i, since := range dead {
 			if time.Since(since) > 2*time.Second {
 				w.raise(dead, i)
@@ -193,13 +196,16 @@ func (w *world) chaos(ctx context.Context, r *rand.Rand) {
 			i := r.IntN(len(w.backends))
 			if dead[i].IsZero() {
 				dead[i] = time.Now()
+				w.journal.note("backend %d dies", i)
 				w.backends[i].die()
 			}
 		case step%30 == 25:
 			w.restart([]string{"plain", "orders-2"}[step/30%2])
 		case step == steps/2:
+			w.journal.note("the control plane ends")
 			w.place.Shut()
 			w.place.Open()
+			w.journal.note("it is back")
 		}
 		if step%5 == 0 {
 			w.measure()
@@ -211,6 +217,7 @@ func (w *world) chaos(ctx context.Context, r *rand.Rand) {
 // is explained: pools find out, ejections end.
 func (w *world) raise(dead map[int]time.Time, i int) {
 	w.backends[i].rise()
+	w.journal.note("backend %d is back", i)
 	w.mu.Lock()
 	w.events = append(w.events, event{dead[i].Add(-50 * time.Millisecond), time.Now().Add(250 * time.Millisecond), fmt.Sprint("backend ", i, " was dead")})
 	w.mu.Unlock()
@@ -220,7 +227,9 @@ func (w *world) raise(dead map[int]time.Time, i int) {
 // restart is a hot restart, which explains nothing.
 func (w *world) restart(name string) {
 	w.retired = append(w.retired, w.procs[name])
-	w.procs[name] = w.nodes[name].Serve(nil)
+	w.journal.note("a second %s starts", name)
+	w.procs[name] = w.nodes[name].Serve(w.journal.logs(name + " (later)"))
+	w.journal.note("it serves instead")
 }
 
 // explained says which event explains a failure; empty: none.
@@ -237,6 +246,23 @@ func (w *world) explained(f *failure) string {
 	return ""
 }
 
+// causes counts failures by shape, the event that explains them and their first
+// words.
+func (w *world) causes() map[string]int {
+	out := map[string]int{}
+	for _, f := range w.failed {
+		e := w.explained(&f)
+		if e == "" {
+			e = "unexplained"
+		}
+		out[fmt.Sprintf("%s, %s: %s", f.shape, e, digits.ReplaceAllString(f.err.Error(), "N"))]++
+	}
+	return out
+}
+
+// digits make equal errors look different: ports, sizes.
+var digits = regexp.MustCompile(`\d{2,}(:\d+)?`)
+
 // report judges.
 func (w *world) report() {
 	t, total, unexplained := w.t, 0, 0
@@ -252,7 +278,8 @@ func (w *world) report() {
 		why[f.shape]++
 		if e == "" {
 			if unexplained++; unexplained < 20 {
-				t.Errorf("unexplained: %s, %s, %s after the beginning of it: %v", f.shape, f.from.Format("15:04:05.000"), f.to.Sub(f.from), f.err)
+				t.Errorf("unexplained: %s, begun at %s, ended %s later: %v\n    around its end:%s", f.shape, w.journal.since(f.from),
+					f.to.Sub(f.from), f.err, w.journal.around(f.to.Add(-1500*time.Millisecond), f.to.Add(time.Second), 12))
 			}
 		}
 	}
@@ -262,9 +289,15 @@ func (w *world) report() {
 			t.Errorf("%s: only %d", n, w.counts[n])
 		}
 	}
+	for what, n := range w.causes() {
+		t.Logf("%5d x %s", n, what)
+	}
 	t.Logf("%d in all, %d failed, %d of them unexplained; %d events", total, len(w.failed), unexplained, len(w.events))
 	if 20*len(w.failed) > total {
 		t.Errorf("%d of %d failed: too many to be explained by what died", len(w.failed), total)
+	}
+	if n := w.journal.lost; n > 0 {
+		t.Logf("%d lines of access logs were not kept", n)
 	}
 	w.flat()
 	for name, p := range w.procs {
