@@ -49,7 +49,7 @@ func TestBackendDies(t *testing.T) {
 		"content-length":       {h1("content-length: 1000\r\n\r\n"), "HTTP", "UC"},
 		"content-length reset": {h1("content-length: 1000\r\nx: reset\r\n\r\n"), "HTTP", "UC"},
 		"chunked":              {h1("transfer-encoding: chunked\r\n\r\nd\r\n"), "HTTP", "UC"},
-		"HTTP/2 stream":        {h2, "HTTP2", "U"},
+		"HTTP/2 stream":        {h2, "HTTP2", "UR"},
 		"HTTP/2 connection":    {strings.TrimPrefix(cut.URL, "http://"), "HTTP2", "UC"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,13 +1,16 @@
 package strict
 
 import (
+	"bufio"
 	"encoding/binary"
 	"io"
 	"net"
+	"net/http"
 	"testing"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy"
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/proxytest"
 )
 
@@ -86,4 +89,64 @@ func TestFloods(t *testing.T) {
 			t.Errorf("after %s another client hears %q", f.name, heard)
 		}
 	}
+}
+
+// TestOutboundFloods: who asks on and does not read is sent away when so many
+// answers wait for him; as long as he reads he may ask as often.
+func TestOutboundFloods(t *testing.T) {
+	for name, floods := range map[string]conf.Floods{
+		"max_outbound_control_frames": {OutControl: 20},
+		"max_outbound_frames":         {OutFrames: 20},
+	} {
+		p := proxytest.Start(t, &proxy.Bootstrap{}, proxytest.Forward(proxytest.To(endless(t)),
+			func(p *proxytest.Parts) { p.HTTP.Floods = floods }))
+		c := connect(t, p.Addr)
+		f := frames{t, c}
+		ping := frame(framePing, 0, 0, "12345678")
+		_, _ = io.WriteString(c, preface)
+		for range 60 {
+			_, _ = io.WriteString(c, ping)
+			f.until(framePing)
+		}
+		// Windows that never close, so that only the socket can fill.
+		_, _ = io.WriteString(c, frame(4, 0, 0, "\x00\x04\x7f\xff\xff\xff")+frame(8, 0, 0, "\x7f\xf0\x00\x00")+frame(1, 5, 1, get))
+		for n := 0; p.Requests(`response_flags="D`) == 0; n++ {
+			if n == 900 { // beyond that PING alone is a flood
+				t.Fatalf("%s: after %d PINGs still there\n%s", name, n, p.Totals())
+			}
+			_, _ = io.WriteString(c, ping)
+			time.Sleep(2 * time.Millisecond)
+		}
+		if code := binary.BigEndian.Uint32([]byte(f.until(frameGoAway)[4:])); code != 11 {
+			t.Errorf("%s: GOAWAY with %d, want 11", name, code)
+		}
+	}
+}
+
+// endless is a backend whose answer never ends.
+func endless(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = c.Close() }()
+				_, err := http.ReadRequest(bufio.NewReader(c))
+				if err == nil {
+					_, err = io.WriteString(c, "HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n")
+				}
+				for b := make([]byte, 64<<10); err == nil; {
+					_, err = c.Write(b)
+				}
+			}()
+		}
+	}()
+	return l.Addr().String()
 }

@@ -272,3 +272,26 @@ func TestBodiesThatWait(t *testing.T) {
 		t.Errorf("%d KiB are held for %d clients", (after-before)>>10, clients)
 	}
 }
+
+// TestAsterisk: a request for the whole server is for nobody in the mesh, as
+// Envoy sees it.
+func TestAsterisk(t *testing.T) {
+	p := listening(t, nil)
+	one := connect(t, p.Addr)
+	fmt.Fprint(one, "OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n")
+	in := bufio.NewReader(one)
+	for _, want := range []int{404, 200} {
+		if r, err := http.ReadResponse(in, nil); err != nil || r.StatusCode != want {
+			t.Fatalf("%v %v, want %d", r, err, want)
+		}
+	}
+	two := connect(t, p.Addr)
+	_, _ = io.WriteString(two, preface+request(1, literal(":method", "OPTIONS")+"\x86"+literal(":path", "*")+"\x41\x01a"))
+	f := frames{t, two}
+	if got := f.until(frameHeaders); !strings.HasPrefix(got, "\x8d") {
+		t.Errorf("over HTTP/2: %q, want 404", got)
+	}
+	if n := p.Requests(`response_code="404",[^}]*response_flags="-"`); n != 2 {
+		t.Errorf("%d recorded\n%s", n, p.Totals())
+	}
+}

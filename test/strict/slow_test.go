@@ -143,6 +143,12 @@ func TestSlowHeads(t *testing.T) {
 			conn := connect(t, p.Addr)
 			go drip(conn, begin, frame(9, 0, 1, "x"))
 			f := frames{t, conn}
+			if len(begin) > len(preface)+9 { // a request has begun
+				if got := f.until(frameHeaders); !strings.Contains(got, "408") {
+					t.Errorf("%s: answered %q over HTTP/2, want 408", flag, got)
+				}
+				f.until(frameGoAway)
+			}
 			f.until(-1)
 		}
 		if heard := verdict(t, p.Addr, []byte("GET /probe HTTP/1.1\r\nhost: a\r\n\r\n")); len(heard) != 1 {

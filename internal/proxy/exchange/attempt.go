@@ -206,6 +206,9 @@ func (a *attempt) OnReset(r stream.Reset, detail string) {
 		r, detail = stream.TLSFailed, "TLS error: "+v.Refused
 		a.x.rec.TransportFailure = detail
 	}
+	if r == stream.Cancelled || r == stream.Overflow { // why is the endpoint's affair, for Envoy too
+		r = stream.RemoteReset
+	}
 	a.lost(r, detail)
 }
 

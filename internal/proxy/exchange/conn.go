@@ -185,7 +185,11 @@ func (c *Conn) headLimit() (time.Duration, telemetry.Outcome) {
 func (c *Conn) tooSlow() {
 	_, o := c.headLimit()
 	if c.h2 != nil {
-		c.refused(0, o.Flag, o.Details)
+		status := 0
+		if c.h2.Reject(408) {
+			status = 408
+		}
+		c.refused(status, o.Flag, o.Details)
 		c.wire.Close()
 		return
 	}

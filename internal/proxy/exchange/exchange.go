@@ -242,6 +242,10 @@ func (x *Exchange) acceptable() bool {
 		x.reply(telemetry.LowVersion, "")
 		return false
 	}
+	if p := x.req.Path; len(p) > 0 && p[0] != '/' && !x.connect { // OPTIONS *
+		x.reply(telemetry.NotRelative, "")
+		return false
+	}
 	var b [1024]byte
 	p, do := route.Normalize(b[:0], x.req.Path, c.http)
 	switch {

@@ -104,7 +104,7 @@ func TestClientMessages(t *testing.T) {
 			r.headers(1, false, ":status", "200")
 			r.fr.WriteRSTStream(1, xhttp2.ErrCodeInternal)
 			r.send()
-		}, "200 reset(6 reset by peer: INTERNAL_ERROR)", nil},
+		}, "200 reset(10 reset by peer: INTERNAL_ERROR)", nil},
 		{"lost", "GET", func(r *clientRig) { r.headers(1, false, ":status", "200"); r.c.OnClose(nil) }, "200 reset(6 connection lost)", nil},
 		{"eof", "GET", func(r *clientRig) { r.headers(1, false, ":status", "200"); r.c.OnEOF() }, "200 reset(6 peer closed the connection)", nil},
 	} {

@@ -311,7 +311,7 @@ func (c *conn) onReset(id uint32, p []byte) {
 			return
 		}
 	}
-	r := stream.ConnectionLost
+	r := stream.RemoteReset
 	switch e {
 	case refusedStream:
 		r = stream.Refused

@@ -157,6 +157,24 @@ func (s *Server) refuse(id uint32, e code) {
 	s.wasted()
 }
 
+// Reject answers a request whose head has begun and does not end, and says
+// goodbye, since nothing can be read before that head ends. It reports whether
+// there is such a request. The caller closes the connection.
+func (s *Server) Reject(status int) bool {
+	id := s.blockID
+	if s.closed || id <= s.lastID || s.leaving == 2 {
+		return false
+	}
+	s.lastID = id
+	at, o := s.beginBlock(id)
+	o = s.enc.Status(o, status)
+	o = s.enc.Append(o, nameLength, []byte("0"))
+	s.endBlock(o, at, id, true)
+	s.queued(false)
+	s.goAway(id)
+	return true
+}
+
 // wasted counts a stream that ended in a reset, whoever sent it.
 func (s *Server) wasted() {
 	if s.resets++; s.resets >= resetFloor && s.resets > s.opened/2 {

@@ -27,6 +27,7 @@ const (
 	ProtocolError         // the peer broke the protocol
 	Overflow              // a limit was reached
 	LocalReset            // we gave up (time, policy)
+	RemoteReset           // the peer gave this stream up, for no reason named above
 )
 
 // Stream is a codec's end of one exchange. On the server side it takes the

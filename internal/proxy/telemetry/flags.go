@@ -89,7 +89,7 @@ func FlagsOf(r stream.Reset) Flags {
 		return FlagUPE
 	case stream.LocalReset:
 		return FlagLR
-	case stream.Refused, stream.Cancelled:
+	case stream.Refused, stream.Cancelled, stream.RemoteReset:
 		return FlagUR
 	}
 	return 0

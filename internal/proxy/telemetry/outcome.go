@@ -42,6 +42,7 @@ var (
 	MissingHost     = Outcome{Status: 400, Details: "missing_host_header"}
 	LowVersion      = Outcome{Status: 426, Flag: FlagDPE, Details: "low_version", Body: "Upgrade Required"}
 	UpgradeFailed   = Outcome{Status: 403, Details: "upgrade_failed"}
+	NotRelative     = Outcome{Status: 404, Details: "absolute_path_rejected"}
 	BadPath         = Outcome{Status: 400, Details: "path_normalization_failed"}
 	TooLarge        = Outcome{Status: 413, Details: "request_payload_too_large", Body: "Payload Too Large"}
 	Internal        = Outcome{Status: 500, Details: "internal_error"}
