@@ -2,9 +2,11 @@ package soak
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -46,21 +48,23 @@ func (j *journal) logs(name string) func(*exec.Cmd) {
 	return func(c *exec.Cmd) { c.Stdout = &logged{j: j, name: name} }
 }
 
-// around are up to n notes between two times, each with its time.
-func (j *journal) around(from, to time.Time, n int) string {
+// around are the notes and lines within some time of a moment, of each the n
+// nearest to it.
+func (j *journal) around(at time.Time, span time.Duration, n int) string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var b strings.Builder
 	for _, all := range [][]note{j.notes, j.lines} {
-		left := n
+		var near []note
 		for _, x := range all {
-			if x.at.Before(from) || x.at.After(to) {
-				continue
+			if x.at.Sub(at).Abs() < span {
+				near = append(near, x)
 			}
-			if left--; left < 0 {
-				b.WriteString("\n      and more")
-				break
-			}
+		}
+		slices.SortStableFunc(near, func(x, y note) int { return cmp.Compare(x.at.Sub(at).Abs(), y.at.Sub(at).Abs()) })
+		near = near[:min(n, len(near))]
+		slices.SortStableFunc(near, func(x, y note) int { return x.at.Compare(y.at) })
+		for _, x := range near {
 			fmt.Fprintf(&b, "\n      %s %s", j.since(x.at), x.what)
 		}
 	}
@@ -98,8 +102,11 @@ func (l *logged) Write(p []byte) (int, error) {
 	}
 }
 
-// well reports whether a line tells of nothing but a success.
+// well reports whether a line tells of nothing but a success, or a quitter.
 func well(line string) bool {
 	f := strings.Fields(line)
+	if strings.Contains(line, " "+quit+" ") {
+		return true
+	}
 	return len(f) > 1 && f[1] == "-" && (f[0] == "0" || f[0][0] == '1' || f[0][0] == '2')
 }

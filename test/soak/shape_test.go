@@ -133,6 +133,10 @@ func session(name, addr, host string, upgrade bool, pause time.Duration) shape {
 	}}
 }
 
+// quit is the path of those that go away: what the access logs say of them is
+// no news.
+const quit = "/quit"
+
 // quitter asks for a large body and goes away in its middle.
 func quitter(name, addr, host string, pause time.Duration) shape {
 	return shape{name, pause, func(ctx context.Context, r *rand.Rand) error {
@@ -142,7 +146,7 @@ func quitter(name, addr, host string, pause time.Duration) shape {
 		}
 		defer c.Close()
 		_ = c.SetDeadline(time.Now().Add(limit))
-		fmt.Fprintf(c, "POST / HTTP/1.1\r\nhost: %s\r\ncontent-length: %d\r\n\r\n", host, 8<<20)
+		fmt.Fprintf(c, "POST "+quit+" HTTP/1.1\r\nhost: %s\r\ncontent-length: %d\r\n\r\n", host, 8<<20)
 		_, _ = c.Write(make([]byte, r.IntN(1<<20))) // whatever becomes of it
 		return nil
 	}}

@@ -279,7 +279,7 @@ func (w *world) report() {
 		if e == "" {
 			if unexplained++; unexplained < 20 {
 				t.Errorf("unexplained: %s, begun at %s, ended %s later: %v\n    around its end:%s", f.shape, w.journal.since(f.from),
-					f.to.Sub(f.from), f.err, w.journal.around(f.to.Add(-1500*time.Millisecond), f.to.Add(time.Second), 12))
+					f.to.Sub(f.from), f.err, w.journal.around(f.to, 1500*time.Millisecond, 8))
 			}
 		}
 	}
