@@ -42,6 +42,7 @@ func TestSoak(t *testing.T) {
 		mine := rand.New(rand.NewPCG(*seed, uint64(i+1)))
 		wg.Go(func() { w.traffic(ctx, s, mine) })
 	}
+	wg.Go(func() { w.heart(ctx) })
 	w.chaos(ctx, r)
 	wg.Wait()
 	w.report()
@@ -69,8 +70,9 @@ type world struct {
 
 // event explains failures between its times.
 type event struct {
-	from, to time.Time
-	what     string
+	from, to          time.Time
+	what              string
+	gateway, sidecars bool // which shapes it concerns
 }
 
 type failure struct {
@@ -214,14 +216,43 @@ func (w *world) chaos(ctx context.Context, r *rand.Rand) {
 }
 
 // raise lets a backend return. What failed while it was dead, or shortly after,
-// is explained: pools find out, ejections end.
+// is explained: pools find out, ejections end. Shortly begins when every proxy has
+// answered once more, so that it has had a processor meanwhile.
 func (w *world) raise(dead map[int]time.Time, i int) {
 	w.backends[i].rise()
 	w.journal.note("backend %d is back", i)
-	w.mu.Lock()
-	w.events = append(w.events, event{dead[i].Add(-50 * time.Millisecond), time.Now().Add(250 * time.Millisecond), fmt.Sprint("backend ", i, " was dead")})
-	w.mu.Unlock()
+	for _, p := range append(values(w.procs), w.retired...) {
+		_, _ = p.Page("GET", "/server_info") // none when it has ended
+	}
+	w.happened(event{dead[i].Add(-50 * time.Millisecond), time.Now().Add(250 * time.Millisecond), fmt.Sprint("backend ", i, " was dead"), i < 2, i >= 2})
 	delete(dead, i)
+}
+
+func (w *world) happened(e event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, e)
+}
+
+// still is how long the machine may let us wait for a processor: half of the
+// shortest time-out in the configuration.
+const still = 1500 * time.Millisecond
+
+// heart notices when the machine stood still: time-outs have passed that nobody
+// could keep.
+func (w *world) heart(ctx context.Context) {
+	for last := time.Now(); ctx.Err() == nil; {
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+		now := time.Now()
+		if now.Sub(last) > still {
+			w.happened(event{last, now.Add(250 * time.Millisecond), fmt.Sprintf("no processor for %s", now.Sub(last)), true, true})
+			w.t.Logf("the machine stood still for %s", now.Sub(last))
+		}
+		last = now
+	}
 }
 
 // restart is a hot restart, which explains nothing.
@@ -238,7 +269,10 @@ func (w *world) explained(f *failure) string {
 		return ""
 	}
 	for _, e := range w.events {
-		concerns := strings.HasPrefix(f.shape, "gateway") == (strings.Contains(e.what, "backend 0") || strings.Contains(e.what, "backend 1"))
+		concerns := e.sidecars
+		if strings.HasPrefix(f.shape, "gateway") {
+			concerns = e.gateway
+		}
 		if concerns && f.from.Before(e.to) && f.to.After(e.from) {
 			return e.what
 		}
