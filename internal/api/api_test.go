@@ -54,7 +54,7 @@ func start(t *testing.T) (c *Client, dir string, ctx context.Context) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	ended := make(chan error, 2)
 	go func() { ended <- p.Run(ctx) }()
 	go func() { ended <- NewServer(p, "v1.2.3", nil).Serve(ctx, l) }()

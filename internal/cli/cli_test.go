@@ -57,7 +57,7 @@ func serving(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	c := api.NewClient(filepath.Join(ts.MkAbs(args[0]), api.Socket))
 	defer c.Close()
-	for end := time.Now().Add(20 * time.Second); ; {
+	for end := time.Now().Add(time.Minute); ; {
 		if info, err := c.Wait(context.Background(), ""); err == nil && info.Config != "" {
 			return
 		} else if time.Now().After(end) {

@@ -81,7 +81,7 @@ func run(t *testing.T, files map[string]string) *running {
 		t.Fatal(err)
 	}
 	r.Plane = p
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
 	t.Cleanup(func() {

@@ -59,7 +59,7 @@ func runForPods(t *testing.T, files map[string]string) *running {
 	p, err := New(Options{Dir: shortDir(t), Source: &file.Watcher{Paths: []string{r.dir}}, CA: authority, Token: accounts, Names: []string{"mesh.test"}})
 	ok(t, err)
 	r.Plane = p
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
 	t.Cleanup(func() {

@@ -120,7 +120,7 @@ func TestBadInput(t *testing.T) {
 	w.args = []string{"--port", "443=" + freePort(t), "--quiet"}
 	up := w.start()
 	w.replica("echo", []string{"TEST_NAME=one"}, "-n", "shop", "--deployment", "echo")
-	c := &http.Client{Transport: &http.Transport{Proxy: nil}, Timeout: 10 * time.Second}
+	c := &http.Client{Transport: &http.Transport{Proxy: nil}, Timeout: 30 * time.Second}
 	u := "http://127.0.0.1:" + w.port + "/"
 	until(t, "the way", func() error { _, err := get(c, u); return err })
 	l := startLoad(t, 2, asks(c, u))

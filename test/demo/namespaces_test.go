@@ -110,7 +110,7 @@ spec:
 
 // lookAround is the program of TestInside: it prints what it finds.
 func lookAround() {
-	client := &http.Client{Timeout: 10 * time.Second}
+	client := &http.Client{Timeout: 30 * time.Second}
 	for _, u := range []string{"http://echo/", "http://echo.shop/", "http://echo.shop.svc.cluster.local/", "http://elsewhere.other/"} {
 		resp, err := client.Get(u)
 		if err != nil {

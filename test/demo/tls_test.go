@@ -99,7 +99,7 @@ func TestGatewayTLS(t *testing.T) {
 	if n, err := serial("c.example.com"); err == nil {
 		t.Errorf("a host that nobody serves is answered with certificate %d", n)
 	}
-	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 8,
+	c := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 8,
 		TLSClientConfig: &tls.Config{ServerName: "a.example.com", InsecureSkipVerify: true}}}
 	defer c.CloseIdleConnections()
 	get := func() (string, error) {

@@ -26,6 +26,9 @@ import (
 	"github.com/tulle-mesh/tulle/test/port"
 )
 
+// patience of everything that a test waits for.
+const patience = time.Minute
+
 // TestMain is also the programs that these tests run in the mesh.
 func TestMain(m *testing.M) {
 	if kind := os.Getenv("TEST_PROGRAM"); kind != "" {
@@ -226,7 +229,7 @@ func (w *world) client(args ...string) (*http.Client, *job) {
 	}
 	tr := &http.Transport{Proxy: http.ProxyURL(u), MaxIdleConnsPerHost: 16}
 	w.t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 10 * time.Second}, j
+	return &http.Client{Transport: tr, Timeout: 30 * time.Second}, j
 }
 
 // memory is where sidecars keep their keys.
@@ -293,7 +296,7 @@ func (j *job) stop(sig syscall.Signal) {
 	_ = j.cmd.Process.Signal(sig)
 	select {
 	case <-j.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		_ = j.cmd.Process.Kill()
 		j.t.Errorf("%v did not end after %v:\n%s", j.cmd.Args[1:], sig, j.all())
 		<-j.done
@@ -305,7 +308,7 @@ func (j *job) end() int {
 	j.t.Helper()
 	select {
 	case <-j.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		j.t.Fatalf("%v does not end:\n%s", j.cmd.Args[1:], j.all())
 	}
 	return j.cmd.ProcessState.ExitCode()
@@ -342,7 +345,7 @@ func (j *job) wait(words ...string) string { j.t.Helper(); return j.waitNth(1, w
 // waitNth waits for the nth such line.
 func (j *job) waitNth(nth int, words ...string) string {
 	j.t.Helper()
-	limit := time.After(20 * time.Second)
+	limit := time.After(patience)
 	for {
 		j.mu.Lock()
 		n := 0
@@ -400,7 +403,7 @@ func asks(c *http.Client, u string) func() (string, error) {
 func until(t *testing.T, what string, cond func() error) {
 	t.Helper()
 	var err error
-	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if err = cond(); err == nil {
 			return
 		}

@@ -63,7 +63,7 @@ func Start(t testing.TB, bootstrap []byte, alone bool) *Process {
 	admin := filepath.Join(dir, "admin")
 	bootstrap = bytes.ReplaceAll(bootstrap, []byte(AdminPath), []byte(admin))
 	p := &Process{out: &logBuffer{}, log: &logBuffer{}, done: make(chan struct{})}
-	p.admin = http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+	p.admin = http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", admin)
 		},
@@ -89,7 +89,7 @@ func Start(t testing.TB, bootstrap []byte, alone bool) *Process {
 			t.Logf("envoy said:\n%s", log)
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	p.wait(ctx, t, "readiness", func() bool {
 		status, _, err := p.Get("/ready")
@@ -125,10 +125,10 @@ func (p *Process) wait(ctx context.Context, t testing.TB, what string, ok func()
 	}
 }
 
-// Await polls the admin path until its answer satisfies ok, at most 20 s.
+// Await polls the admin path until its answer satisfies ok, at most a minute.
 func (p *Process) Await(t testing.TB, path, what string, ok func(body string) bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	p.wait(ctx, t, what, func() bool {
 		status, body, err := p.Get(path)

@@ -91,7 +91,7 @@ func (s *stage) edge(port uint16) netip.AddrPort { return s.edges[port] }
 
 // talk holds a WebSocket conversation.
 func talk(at netip.AddrPort, host string) string {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	c, _, err := websocket.Dial(ctx, "ws://"+at.String()+"/ws", &websocket.DialOptions{Host: host})
 	if err != nil {
@@ -122,7 +122,7 @@ func talk(at netip.AddrPort, host string) string {
 
 // bytesBack sends much, ends its side, and reads what comes back.
 func bytesBack(at netip.AddrPort) string {
-	c, err := net.DialTimeout("tcp", at.String(), 5*time.Second)
+	c, err := net.DialTimeout("tcp", at.String(), 20*time.Second)
 	if err != nil {
 		return err.Error()
 	}
@@ -144,12 +144,12 @@ func bytesBack(at netip.AddrPort) string {
 }
 
 func firstLine(at netip.AddrPort) string {
-	c, err := net.DialTimeout("tcp", at.String(), 5*time.Second)
+	c, err := net.DialTimeout("tcp", at.String(), 20*time.Second)
 	if err != nil {
 		return err.Error()
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
+	c.SetDeadline(time.Now().Add(20 * time.Second))
 	b := make([]byte, 10)
 	if _, err := io.ReadFull(c, b); err != nil {
 		return err.Error()
@@ -166,7 +166,7 @@ func (s *stage) https(t testing.TB, host string, pair *tls.Certificate, alpn ...
 		ForceAttemptHTTP2: slices.Contains(alpn, "h2"),
 	}
 	defer tr.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: tr, Timeout: 5 * time.Second}).Get("https://" + host + "/x")
+	resp, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Get("https://" + host + "/x")
 	if err != nil {
 		return "refused"
 	}
@@ -207,7 +207,7 @@ func (s *stage) passThrough(t testing.TB) string {
 		return err.Error()
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
+	c.SetDeadline(time.Now().Add(20 * time.Second))
 	io.WriteString(c, "hello")
 	b := make([]byte, 5)
 	if _, err := io.ReadFull(c, b); err != nil {
@@ -236,7 +236,7 @@ func clearHTTP2(at netip.AddrPort) string {
 		return err.Error()
 	}
 	req.Host = "kinds.example"
-	resp, err := (&http.Client{Transport: tr, Timeout: 5 * time.Second}).Do(req)
+	resp, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Do(req)
 	if err != nil {
 		return err.Error()
 	}
@@ -372,7 +372,7 @@ func (s *stage) mirrored() string {
 		if e.name != "plain" {
 			continue
 		}
-		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			if l := e.requests(a.Key); len(l) > 0 {
 				return fmt.Sprintf("%s %s %s body %s", l[0].Method, l[0].Host, l[0].URI, l[0].Body)
 			}
@@ -381,14 +381,15 @@ func (s *stage) mirrored() string {
 	return "no copy came"
 }
 
-// overflow: one connection, one pending request; a slow request takes the
-// first, and of four more one waits and three are refused.
+// overflow: one connection, one pending request; a request that
+// is held takes the first, and of four more one waits and three are refused.
 func (s *stage) overflow(role string) string {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	got := map[string]int{}
-	send := func(key, delay string) {
-		r := request{method: "GET", host: "kinds.example", target: "/limited", headers: [][2]string{{"x-echo-delay", delay}}}
+	refused := make(chan bool, 5)
+	send := func(key string, headers ...[2]string) {
+		r := request{method: "GET", host: "kinds.example", target: "/limited", headers: headers}
 		a, err := r.send(s.doors[role], key)
 		mu.Lock()
 		defer mu.Unlock()
@@ -397,18 +398,27 @@ func (s *stage) overflow(role string) string {
 			got[err.Error()]++
 		case a.Status == 503 && strings.Contains(a.Text, "overflow") && a.Headers["x-envoy-overloaded"] != nil:
 			got["503 overflow"]++
+			refused <- true
 		default:
 			got[fmt.Sprint(a.Status)]++
 		}
 	}
 	first := "slow-" + role
-	wg.Go(func() { send(first, "1s") })
-	for end := time.Now().Add(5 * time.Second); len(s.misc.requests(first)) == 0 && time.Now().Before(end); {
+	wg.Go(func() { send(first, [2]string{"x-echo-held", "1"}) })
+	limit := time.After(20 * time.Second)
+	for end := time.Now().Add(20 * time.Second); len(s.misc.requests(first)) == 0 && time.Now().Before(end); {
 		time.Sleep(5 * time.Millisecond)
 	}
 	for i := range 4 {
-		wg.Go(func() { send(fmt.Sprint(first, i), "0ms") })
+		wg.Go(func() { send(fmt.Sprint(first, i)) })
 	}
+	for range 3 {
+		select {
+		case <-refused:
+		case <-limit: // the verdict will show it
+		}
+	}
+	s.misc.letGo <- struct{}{}
 	wg.Wait()
 	var out []string
 	for k, n := range got {

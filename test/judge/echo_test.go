@@ -31,6 +31,7 @@ type seen struct {
 //	x-echo-status: 503      answer with this status
 //	x-echo-fail: 2          the first two requests with this x-echo-key get x-echo-status
 //	x-echo-delay: 200ms     wait before the answer
+//	x-echo-held: 1          wait until the test lets one go
 //	x-echo-set: a=b         set a response header
 //	x-echo-size: 100000     a body of that many bytes instead of the report
 type echo struct {
@@ -40,6 +41,8 @@ type echo struct {
 	mu    sync.Mutex
 	tries map[string]int
 	log   map[string][]seen // by x-echo-key
+
+	letGo chan struct{} // of those that are held, one each
 }
 
 func startEcho(t testing.TB, name string) *echo {
@@ -48,7 +51,7 @@ func startEcho(t testing.TB, name string) *echo {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &echo{name: name, addr: netip.MustParseAddrPort(l.Addr().String()), tries: map[string]int{}, log: map[string][]seen{}}
+	e := &echo{letGo: make(chan struct{}, 1), name: name, addr: netip.MustParseAddrPort(l.Addr().String()), tries: map[string]int{}, log: map[string][]seen{}}
 	var p http.Protocols
 	p.SetHTTP1(true)
 	p.SetUnencryptedHTTP2(true)
@@ -87,6 +90,13 @@ func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if d, err := time.ParseDuration(r.Header.Get("x-echo-delay")); err == nil {
 		select {
 		case <-time.After(d):
+		case <-r.Context().Done():
+			return
+		}
+	}
+	if r.Header.Get("x-echo-held") != "" {
+		select {
+		case <-e.letGo:
 		case <-r.Context().Done():
 			return
 		}

@@ -38,7 +38,7 @@ func accepted(t testing.TB, p *control.Plane, id string) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(patience)
 	for {
 		synced := false
 		for _, s := range p.Streams() {

@@ -8,9 +8,13 @@ import (
 	"net/netip"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/tulle-mesh/tulle/internal/control"
 )
+
+// patience of everything that a test waits for.
+const patience = time.Minute
 
 // stage is a whole mesh: a client's sidecar, a gateway, and the sidecars of
 // four workloads.

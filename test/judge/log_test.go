@@ -33,8 +33,9 @@ func (s *stage) addLogs(t testing.TB, results []result) {
 			byKey[r.answer.Key] = r.answer
 		}
 	}
-	deadline := time.Now().Add(10 * time.Second)
-	for last := -1; ; time.Sleep(200 * time.Millisecond) {
+	deadline := time.Now().Add(patience)
+	// That none is missing nothing tells but time: rounds in which no more come.
+	for last, quiet := -1, 0; ; time.Sleep(100 * time.Millisecond) {
 		for _, a := range byKey {
 			a.Logs = map[string][]map[string]any{}
 		}
@@ -57,7 +58,10 @@ func (s *stage) addLogs(t testing.TB, results []result) {
 				entered++
 			}
 		}
-		if entered == len(byKey) && n == last {
+		if quiet++; n != last {
+			quiet = 0
+		}
+		if entered == len(byKey) && quiet == 4 {
 			return
 		}
 		if time.Now().After(deadline) {

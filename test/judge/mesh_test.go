@@ -78,7 +78,7 @@ func within(t testing.TB, what string, c <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-c:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("waited 20 s for %s", what)
 	}
 }
@@ -115,7 +115,7 @@ func place(t testing.TB, p *control.Plane, spec control.WorkloadSpec) *control.R
 // placed waits until the mesh holds what was registered: names resolve to it.
 func placed(t testing.TB, p *control.Plane, regs ...*control.Registration) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		_, _, newer := p.Changed()
 		missing := ""

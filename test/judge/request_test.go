@@ -161,12 +161,12 @@ type door struct {
 
 // send writes r by hand, so that nothing is made better on the way.
 func (r *request) send(d door, key string) (*answer, error) {
-	c, err := net.DialTimeout("tcp", d.addr.String(), 5*time.Second)
+	c, err := net.DialTimeout("tcp", d.addr.String(), 20*time.Second)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(30 * time.Second))
 	in := bufio.NewReader(c)
 	var b bytes.Buffer
 	target := r.target

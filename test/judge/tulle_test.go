@@ -69,7 +69,7 @@ func tulleEngine(bridge bool) Engine {
 		if why := ready(filepath.Join(dir, "admin")); why != "" {
 			_ = process.Signal(syscall.SIGQUIT) // shows what it waits for
 			_, _ = process.Wait()
-			t.Fatalf("%s is not ready after 10 s: %s", r.ID, why)
+			t.Fatalf("%s is not ready after %s: %s", r.ID, patience, why)
 		}
 		accepted(t, p, r.ID)
 		return log.String
@@ -128,7 +128,7 @@ func (o *output) String() string {
 
 // ready polls the admin socket of a proxy; it returns what is missing.
 func ready(admin string) string {
-	c := http.Client{Timeout: time.Second, Transport: &http.Transport{
+	c := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", admin)
 		},
@@ -136,7 +136,7 @@ func ready(admin string) string {
 	}}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	last := "it never answered"
 	for {
 		if resp, err := c.Get("http://proxy/ready"); err == nil {

@@ -26,7 +26,7 @@ func TestTerm(t *testing.T) {
 		<-gate
 		echo(w, r)
 	}), "HTTP")
-	g.Boot.Drain = proxy.Duration(8 * time.Second)
+	g.Boot.Drain = proxy.Duration(time.Minute) // all have ended before
 	g.Boot.Concurrency = 2
 	p := g.Serve(nil)
 	idle := &raw{addr: g.http}
@@ -172,7 +172,7 @@ func TestAdminDrain(t *testing.T) {
 func TestListenerGone(t *testing.T) {
 	backend := bytesBackend(t, func(c net.Conn, in *bufio.Reader) { _, _ = io.Copy(c, in) })
 	g := newGateway(t, backend, "HTTP")
-	g.Boot.ListenersDrain = proxy.Duration(3 * time.Second)
+	g.Boot.ListenersDrain = proxy.Duration(6 * time.Second)
 	p := g.Serve(nil)
 	text := edgeYAML(backend, "HTTP")
 	const policy = `---

@@ -18,7 +18,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/proxytest"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // backend is a program that reads requests in its own manner. It answers each,
 // says in the answer what it saw, and keeps all bytes it got.

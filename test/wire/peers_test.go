@@ -15,7 +15,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/proxytest"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // app runs serve for every connection to an address on loopback.
 func app(t testing.TB, serve func(c net.Conn, in *bufio.Reader)) string {

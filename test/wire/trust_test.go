@@ -60,7 +60,7 @@ func TestTrustWithdrawn(t *testing.T) {
 func TestExpiry(t *testing.T) {
 	bothWays(t, func(t *testing.T, o proxytest.Options) {
 		m := proxytest.NewMesh(t, answers(t, func(_ string, c net.Conn, _ *bufio.Reader) { ok(c, "") }), o)
-		short := m.CA.Secrets(t, proxytest.ServerURI, 2*time.Second)
+		short := m.CA.Secrets(t, proxytest.ServerURI, 4*time.Second)
 		m.Server.Change(func(s *conf.Snapshot) { s.Secrets["default"] = short["default"] })
 		c := dial(t, m.Client.Addr)
 		if h := c.say("GET / HTTP/1.1\r\nhost: a\r\n\r\n").head(); status(h) != "200" {

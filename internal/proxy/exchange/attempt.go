@@ -93,6 +93,9 @@ func (a *attempt) Ready(s stream.Stream, via *pool.Upstream) {
 		s.SendTrailers(x.trailers)
 	}
 	a.sent = x.reqEnd
+	if len(x.kept) > x.conn.bufferLimit() { // more came before there was a connection
+		x.retries.left = 0
+	}
 	if x.retries.left <= 0 && !x.reqEnd {
 		x.keeping, x.kept = false, x.kept[:0]
 	}
