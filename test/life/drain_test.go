@@ -227,7 +227,7 @@ spec:
 			})
 			defer one.Close()
 			// A change that does not concern it.
-			g.place.Change(strings.Replace(text, "timeout: 0s, ", "timeout: 0s, headers: {response: {set: {x-new: yes}}}, ", 1))
+			g.place.Change(strings.Replace(text, "timeout: 0s, ", "timeout: 0s, headers: {response: {set: {x-new: \"yes\"}}}, ", 1))
 			says(one, in, "still")
 			g.place.Change(change.text)
 			Wait(t, "the change", change.done)

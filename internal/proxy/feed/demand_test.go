@@ -282,6 +282,7 @@ func TestDemandBounds(t *testing.T) {
 			}
 			if i%100 == 99 {
 				time.Sleep(50 * time.Millisecond) // 2,000 a second
+				synctest.Wait()
 				if a := l.learnt.Route(80, []byte("known")); a != nil {
 					a.Use(time.Now().Unix())
 				}
