@@ -31,7 +31,7 @@ func TestTranslate(t *testing.T) {
 	if err := kube.InstallAPIs(ctx); err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join("testdata", "mesh.yaml")
+	file := filepath.Join("testdata", "translate.yaml")
 	yaml, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
