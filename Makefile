@@ -84,6 +84,14 @@ bench-save: build ## run the bench and keep it as BASE, and its picture for the 
 	$(GO) run ./test/bench -out $(or $(OUT),bin/bench) -save $(or $(BASE),test/bench/baseline.json) $(ARGS)
 	cp $(or $(OUT),bin/bench)/bench.svg test/bench/bench.svg
 
+.PHONY: pgo
+pgo: build ## what the proxy does under the bench's loads, taken anew: cmd/tulle-proxy/default.pgo, by which it is compiled
+	@rm -rf bin/pgo && mkdir -p bin/pgo && cp bin/tulle bin/pgo/
+	$(GO) build -tags profile -pgo=off -o bin/pgo/ ./cmd/tulle-proxy
+	TULLE_PROFILE=$(CURDIR)/bin/pgo $(GO) run ./test/bench -tulle bin/pgo/tulle -only tulle -shapes h1-64,h2-8x16,mtls-pair-64 -rate 0 -rounds 1 -seconds 10 $(ARGS)
+	$(GO) tool pprof -proto -output bin/pgo/all $$(find bin/pgo -name '*.pprof' -size +1k)
+	$(GO) run ./internal/gen/pgo bin/pgo/all cmd/tulle-proxy/default.pgo
+
 .PHONY: soak
 soak: ## mixed traffic while everything changes, for FOR (30m) with SEED (1); then a hundred hot restarts under load
 	$(GO) test -count=1 -timeout 0 -v -run TestSoak ./test/soak -args -for $(or $(FOR),30m) -seed $(or $(SEED),1)
