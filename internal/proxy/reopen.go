@@ -67,7 +67,7 @@ func (p *Proxy) reopen(ctx context.Context, s *conf.Snapshot) {
 
 // incomplete says what readiness waits for beside listeners; empty: nothing.
 func (p *Proxy) incomplete(s *conf.Snapshot) string {
-	if s.Names == nil && p.names != nil {
+	if s.Names == nil && s.Index == nil && p.names != nil {
 		return "the control plane has not told the names of the mesh yet"
 	}
 	return ""

@@ -223,6 +223,7 @@ type bootstrap struct {
 	RestartSocket string   `json:"restartSocket,omitempty"`
 	Agent         string   `json:"agent,omitempty"`
 	HostPorts     []uint16 `json:"hostPorts,omitempty"`
+	OnDemand      bool     `json:"onDemand,omitempty"`
 }
 
 type bootstrapWorkload struct {
@@ -247,7 +248,7 @@ func (r *Run) startProxy(rep *Replica, dir string) error {
 		Revision: first(l["service.istio.io/canonical-revision"], l["app.kubernetes.io/version"], l["version"], "latest"),
 		Account:  rep.Account, Cluster: "Kubernetes", Gateway: r.Spec.Gateway}
 	if rep.place != nil {
-		b.Agent, b.HostPorts = rep.place.socket, r.HostPorts
+		b.Agent, b.HostPorts, b.OnDemand = rep.place.socket, r.HostPorts, true
 	}
 	if err := os.WriteFile(b.TokenFile, []byte(rep.Token), 0o600); err != nil {
 		return fmt.Errorf("token: %w", err)
