@@ -30,6 +30,8 @@ func exposition(streams int, types []xds.TypeStatus) string {
 		{"tulle_xds_removed_total", "counter", "Resources that proxies were told are gone.", func(t *xds.TypeStatus) uint64 { return t.Removed }},
 		{"tulle_xds_bytes_total", "counter", "Bytes of resources in responses.", func(t *xds.TypeStatus) uint64 { return t.Bytes }},
 		{"tulle_xds_refusals_total", "counter", "Responses that proxies refused, in whole or in part.", func(t *xds.TypeStatus) uint64 { return t.Refusals }},
+		{"tulle_xds_asked_total", "counter", "Names that sidecars on demand asked for.", func(t *xds.TypeStatus) uint64 { return t.Asked }},
+		{"tulle_xds_absent", "gauge", "Names that connected sidecars asked for and that lead nowhere, each counted at each sidecar.", func(t *xds.TypeStatus) uint64 { return uint64(max(t.Absent, 0)) }},
 		{"tulle_xds_held", "gauge", "Resources that connected proxies hold, each counted at each proxy.", func(t *xds.TypeStatus) uint64 { return uint64(max(t.Held, 0)) }},
 	} {
 		head(m.name, m.kind, m.help)

@@ -152,9 +152,9 @@ func (s *Server) notices(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) proxies(w http.ResponseWriter, _ *http.Request) {
 	out := []Proxy{}
 	for _, st := range s.plane.Streams() {
-		p := Proxy{Workload: st.Key, Agent: st.UserAgent, Proof: st.Proof, Since: st.Since, Delta: st.Delta, Synced: true}
+		p := Proxy{Workload: st.Key, Agent: st.UserAgent, Proof: st.Proof, Since: st.Since, Delta: st.Delta, Demand: st.Demand, Synced: true}
 		for _, t := range st.Types {
-			x := ProxyType{Type: t.Type, State: "SYNCED", Sent: t.Sent, Acked: t.Acked, Held: t.Held, Refused: t.Refused, Reason: t.Reason,
+			x := ProxyType{Type: t.Type, State: "SYNCED", Sent: t.Sent, Acked: t.Acked, Held: t.Held, Names: t.Names, Absent: t.Absent, Refused: t.Refused, Reason: t.Reason,
 				SentAt: t.SentAt, AckedAt: t.AckedAt, Responses: t.Responses, Resources: t.Resources, Bytes: t.Bytes}
 			switch {
 			case len(t.Refused) > 0:

@@ -69,17 +69,20 @@ type Proxy struct {
 	Proof    string      `json:"proof"` // how it proved who it is
 	Since    time.Time   `json:"since"`
 	Delta    bool        `json:"delta"`
+	Demand   bool        `json:"onDemand,omitempty"` // asks for what it uses
 	Synced   bool        `json:"synced"`
 	Types    []ProxyType `json:"types"`
 }
 
 // ProxyType is where one resource type of a stream stands.
 type ProxyType struct {
-	Type    string   `json:"type"`            // type URL
-	State   string   `json:"state"`           // SYNCED, STALE (not answered yet), REJECTED or NOT SENT
-	Sent    string   `json:"sent,omitempty"`  // configuration version
-	Acked   string   `json:"acked,omitempty"` // configuration version
-	Held    int      `json:"held"`            // resources
+	Type    string   `json:"type"`             // type URL
+	State   string   `json:"state"`            // SYNCED, STALE (not answered yet), REJECTED or NOT SENT
+	Sent    string   `json:"sent,omitempty"`   // configuration version
+	Acked   string   `json:"acked,omitempty"`  // configuration version
+	Held    int      `json:"held"`             // resources
+	Names   int      `json:"names,omitempty"`  // asked for by name
+	Absent  int      `json:"absent,omitempty"` // of them: lead nowhere
 	Refused []string `json:"refused,omitempty"`
 	Reason  string   `json:"reason,omitempty"`
 

@@ -38,7 +38,9 @@ REJECTED  it refused a resource and runs with an older one; see "tulle analyze"
 NOT SENT  it asked for the type and there was nothing to send
 IGNORED   it did not ask for the type
 
-With the name of a proxy, one line per resource type and what it was sent.
+With the name of a proxy, one line per resource type and what it was sent; of
+one that asks for what it uses, marked (on demand), also how many names it asks
+for and how many of them lead nowhere.
 The exit status is 1 when a proxy is STALE or REJECTED.`,
 		Example: "  tulle proxy-status\n  tulle proxy-status orders-1.shop\n  tulle proxy-status -o json",
 		Args:    needArgs(cobra.MaximumNArgs(1)),
@@ -97,10 +99,10 @@ func printStatus(w io.Writer, list []api.Proxy, info api.Info, output string, de
 	}
 	tw := tabwriter.NewWriter(w, 0, 8, 5, ' ', 0)
 	if details {
-		fmt.Fprintln(tw, "NAME\tTYPE\tSTATUS\tHELD\tRESPONSES\tRESOURCES\tBYTES\tREFUSED")
+		fmt.Fprintln(tw, "NAME\tTYPE\tSTATUS\tHELD\tASKED\tABSENT\tRESPONSES\tRESOURCES\tBYTES\tREFUSED")
 		for _, p := range list {
 			for _, x := range p.Types {
-				fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\n", dotted(p.Workload), kindOf(x.Type), cell(&x, now), x.Held, x.Responses, x.Resources, x.Bytes, strings.Join(x.Refused, ","))
+				fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", dotted(p.Workload), kindOf(x.Type), cell(&x, now), x.Held, x.Names, x.Absent, x.Responses, x.Resources, x.Bytes, strings.Join(x.Refused, ","))
 			}
 		}
 		return tw.Flush()
@@ -121,7 +123,11 @@ func printStatus(w io.Writer, list []api.Proxy, info api.Info, output string, de
 			}
 			fmt.Fprint(tw, "\t"+cell(&p.Types[i], now))
 		}
-		fmt.Fprintf(tw, "\ttulle-%d\t%s\n", info.PID, cmp.Or(p.Agent, "-"))
+		version := cmp.Or(p.Agent, "-")
+		if p.Demand {
+			version += " (on demand)"
+		}
+		fmt.Fprintf(tw, "\ttulle-%d\t%s\n", info.PID, version)
 	}
 	return tw.Flush()
 }

@@ -81,3 +81,36 @@ func TestSetWithCatalog(t *testing.T) {
 		t.Error("the same resources, put together otherwise, are not the same")
 	}
 }
+
+// A refusal that comes after the next response is told, and the resource is not
+// sent again unless it changes.
+func TestLateRefusalIsTold(t *testing.T) {
+	s := newSubscription(ClusterType, true)
+	s.subscribe(nil, nil, true)
+	set := NewSet("1", nil, []Resource{{Type: ClusterType, Name: "a", Body: []byte("1")}, {Type: ClusterType, Name: "b", Body: []byte("1")}})
+	s.next(set, true)
+	s.last = "1"
+	set = NewSet("2", set, []Resource{{Type: ClusterType, Name: "a", Body: []byte("1")}, {Type: ClusterType, Name: "b", Body: []byte("2")}})
+	s.all = true
+	if r := s.next(set, true); r == nil || len(r.resources) != 1 || r.resources[0].Name != "b" {
+		t.Fatalf("got %+v", r)
+	}
+	s.last = "2"
+	a, _ := set.Find(ClusterType, "a"), s.late("0", "x")
+	if got := s.late("1", "a: no\nb: neither"); !slices.Equal(got, []Rejection{{ClusterType, "a", a.Version, "no"}, {ClusterType, "b", Hash([]byte("1")), "neither"}}) {
+		t.Errorf("got %+v", got)
+	}
+	if got := s.late("1", "again"); got != nil {
+		t.Errorf("told twice: %+v", got)
+	}
+	s.accept()
+	s.all = true
+	if r := s.next(set, true); r != nil {
+		t.Errorf("sent again: %+v", r)
+	}
+	set = NewSet("3", set, []Resource{{Type: ClusterType, Name: "a", Body: []byte("2")}, {Type: ClusterType, Name: "b", Body: []byte("2")}})
+	s.all = true
+	if r := s.next(set, true); r == nil || len(r.resources) != 1 || r.resources[0].Name != "a" {
+		t.Errorf("got %+v", r)
+	}
+}

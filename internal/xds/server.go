@@ -216,7 +216,7 @@ func (s *Server) leave(st *stream) {
 	}
 	delete(s.streams, st)
 	for _, t := range st.status().Types {
-		t.Held, t.Names = 0, 0
+		t.Held, t.Names, t.Absent = 0, 0, 0
 		s.total(s.ended, &t)
 	}
 }
@@ -264,6 +264,7 @@ type Status struct {
 	Proof     string
 	Since     time.Time
 	Delta     bool
+	Demand    bool         // asks for what it uses
 	Types     []TypeStatus // sorted by type URL
 }
 
@@ -273,6 +274,7 @@ type TypeStatus struct {
 	Names    int    // subscribed by name
 	Wildcard bool
 	Held     int       // resources that the client holds
+	Absent   int       // names that the client was told lead nowhere
 	Sent     string    // version of the Set behind the newest response; empty: never sent
 	Acked    string    // version of the Set behind the newest answered response
 	SentAt   time.Time // of the newest response
@@ -285,6 +287,7 @@ type TypeStatus struct {
 	Removed   uint64 // names told to be gone
 	Bytes     uint64 // of the bodies in them
 	Refusals  uint64 // responses that were refused
+	Asked     uint64 // names that clients on demand asked for
 }
 
 // add adds the counts of o.
@@ -294,6 +297,8 @@ func (t *TypeStatus) add(o *TypeStatus) {
 	t.Removed += o.Removed
 	t.Bytes += o.Bytes
 	t.Refusals += o.Refusals
+	t.Asked += o.Asked
+	t.Absent += o.Absent
 	t.Held += o.Held
 	t.Names += o.Names
 }

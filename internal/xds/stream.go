@@ -262,6 +262,11 @@ func (s *stream) askAbout(sub *subscription, r *request) error {
 	if len(want)+len(r.unsubscribe) > 0 {
 		s.until = s.charge(len(want))
 		s.feed.Ask(sub.typeURL, want, r.unsubscribe)
+		s.reportMu.Lock()
+		t := s.report[sub.typeURL]
+		t.Asked += uint64(len(want))
+		s.report[sub.typeURL] = t
+		s.reportMu.Unlock()
 		s.adopt()
 	}
 	return nil
@@ -294,6 +299,8 @@ func (s *stream) takeSotw(sub *subscription, r *request, first bool) {
 	if r.nonce != "" && !crossed && sub.flight != nil {
 		answered = true
 		s.answer(sub, r)
+	} else if crossed && r.refused {
+		s.tooLate(sub, r)
 	}
 	more, same := sub.resubscribe(r.names, first)
 	switch {
@@ -310,12 +317,34 @@ func (s *stream) takeSotw(sub *subscription, r *request, first bool) {
 func (s *stream) takeDelta(sub *subscription, r *request, first bool) {
 	if r.nonce != "" && r.nonce == sub.last && sub.flight != nil {
 		s.answer(sub, r)
+	} else if r.refused {
+		s.tooLate(sub, r)
 	}
 	if first || len(r.subscribe) > 0 || len(r.known) > 0 {
 		sub.subscribe(r.subscribe, r.known, first)
 	}
 	if len(r.unsubscribe) > 0 {
 		sub.unsubscribe(r.unsubscribe)
+	}
+}
+
+// tooLate takes a refusal of a response after which others were sent, because
+// the client had not answered in time: it is told like any other.
+func (s *stream) tooLate(sub *subscription, r *request) {
+	list := sub.late(r.nonce, r.refusal)
+	if len(list) == 0 {
+		return
+	}
+	s.reportMu.Lock()
+	t := s.report[sub.typeURL]
+	t.Reason = r.refusal[:min(len(r.refusal), maxReason)]
+	t.Refusals++
+	s.report[sub.typeURL] = t
+	s.reportMu.Unlock()
+	for _, x := range list {
+		if s.feed.Rejected != nil {
+			s.feed.Rejected(x)
+		}
 	}
 }
 
@@ -446,6 +475,7 @@ func (s *stream) note(sub *subscription) {
 	defer s.reportMu.Unlock()
 	t := s.report[sub.typeURL]
 	t.Type, t.Names, t.Wildcard, t.Held = sub.typeURL, len(sub.names), sub.wildcard, len(sub.sent)-sub.absent
+	t.Absent = sub.absent
 	t.Refused = slices.Sorted(maps.Keys(sub.bad))
 	if len(t.Refused) == 0 {
 		t.Reason = ""
@@ -457,7 +487,7 @@ func (s *stream) note(sub *subscription) {
 func (s *stream) status() Status {
 	s.reportMu.Lock()
 	defer s.reportMu.Unlock()
-	st := Status{Key: s.feed.Key, UserAgent: s.agent, Proof: fmt.Sprint(s.caller.Proof), Since: s.since, Delta: s.wire.delta()}
+	st := Status{Key: s.feed.Key, UserAgent: s.agent, Proof: fmt.Sprint(s.caller.Proof), Since: s.since, Delta: s.wire.delta(), Demand: s.feed.Ask != nil}
 	for _, url := range slices.Sorted(maps.Keys(s.report)) {
 		st.Types = append(st.Types, s.report[url])
 	}

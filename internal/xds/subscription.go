@@ -53,6 +53,8 @@ type subscription struct {
 
 	last   string  // nonce of the newest response; empty: none yet
 	flight *flight // the response that was not yet answered
+	// missed are responses that were not answered in time, by nonce.
+	missed map[string]map[string]*Resource // what was news in them, by name
 
 	// all: everything has to be compared. Else todo holds the names that have to.
 	all    bool
@@ -265,6 +267,7 @@ func (s *subscription) next(set *Set, removals bool) *response {
 	if s.idle() && !s.owed {
 		return nil
 	}
+	s.miss()
 	group := s.suspectGroup(set)
 	f := &flight{before: map[string]*Resource{}, removed: map[string]*Resource{}}
 	res := &response{typeURL: s.typeURL}
@@ -410,6 +413,58 @@ func (s *subscription) suspectGroup(set *Set) []string {
 	}
 	s.suspects = nil
 	return nil
+}
+
+// mostMissed bounds the unanswered responses that are remembered.
+const mostMissed = 8
+
+// miss remembers what was news in a response that another one follows unanswered.
+func (s *subscription) miss() {
+	if s.flight == nil || len(s.flight.changed) == 0 || s.missed[s.last] != nil {
+		return
+	}
+	if s.missed == nil || len(s.missed) >= mostMissed {
+		s.missed = map[string]map[string]*Resource{}
+	}
+	list := map[string]*Resource{}
+	for _, n := range s.flight.changed {
+		if r := s.sent[n]; r != nil && r != gone && r != unknown {
+			list[n] = r
+		}
+	}
+	s.missed[s.last] = list
+}
+
+// late notes that a missed response was not taken; what the client was sent since
+// stands.
+func (s *subscription) late(nonce, text string) []Rejection {
+	list, ok := s.missed[nonce]
+	if !ok {
+		return nil
+	}
+	delete(s.missed, nonce)
+	text = text[:min(len(text), maxReason)]
+	names := slices.Sorted(maps.Keys(list))
+	guilty := blame(text, names)
+	if len(guilty) == 0 && len(names) == 1 {
+		guilty = map[string]string{names[0]: text}
+	}
+	var out []Rejection
+	for _, n := range names {
+		why, is := guilty[n]
+		if !is {
+			continue
+		}
+		out = append(out, Rejection{s.typeURL, n, list[n].Version, why})
+		if s.sent[n] == list[n] {
+			s.bad[n] = list[n].Version
+			s.hold(n, unknown)
+		}
+	}
+	if out == nil {
+		out = []Rejection{{Type: s.typeURL, Reason: text}}
+	}
+	return out
 }
 
 // accept notes that the flight was taken.
