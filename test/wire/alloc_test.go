@@ -86,6 +86,9 @@ func filters(p *proxytest.Parts) {
 	p.Host.AttemptCount = true
 }
 
+// underRace: the race detector allocates too, so that counts mean nothing.
+var underRace bool
+
 // TestAllocations: forwarding allocates nothing in steady state, on however
 // many connections and with filters on. What is left under mTLS is the one
 // small reader that crypto/tls makes for each record read: two on the way
@@ -118,7 +121,7 @@ func TestAllocations(t *testing.T) {
 				runtime.ReadMemStats(&after)
 				least = min(least, math.Round(float64(after.Mallocs-before.Mallocs)/n*10)/10)
 			}
-			if t.Logf("%.1f allocations per request", least); least > c.most {
+			if t.Logf("%.1f allocations per request", least); least > c.most && !underRace {
 				t.Errorf("want at most %.1f", c.most)
 			}
 		})
