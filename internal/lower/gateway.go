@@ -31,6 +31,9 @@ func (l *Lowering) gateway(p *model.GatewayPort) *listenerpb.Listener {
 		TrafficDirection: corepb.TrafficDirection_OUTBOUND,
 		Metadata:         l.metadata(p.Origin),
 	}
+	if !p.Listen.IsValid() && at.Addr() == netip.IPv4Unspecified() {
+		l.anyAddress(out, at.Port())
+	}
 	if p.Table != "" {
 		out.FilterChains = []*listenerpb.FilterChain{{Filters: []*listenerpb.Filter{l.gatewayManager(p, p.Table)}}}
 		return out

@@ -53,7 +53,7 @@ func (l *Lowering) virtualInbound() *listenerpb.Listener {
 			Filters:          []*listenerpb.Filter{l.tcpTo(blackHoleCluster)},
 		}},
 	}
-	l.captureAddresses(out, inboundPort)
+	l.anyAddress(out, inboundPort)
 	noTLS, noHTTP := []uint16{inboundPort}, []uint16{inboundPort}
 	seen := map[uint16]bool{}
 	for _, in := range l.v.Inbound {

@@ -49,8 +49,9 @@ func (l *Lowering) planOwnListeners() {
 	}
 }
 
-// captureAddresses sets the addresses of a listener that redirect rules feed.
-func (l *Lowering) captureAddresses(out *listenerpb.Listener, port uint16) {
+// anyAddress sets the addresses of a listener that is to be found at all of the
+// client's own.
+func (l *Lowering) anyAddress(out *listenerpb.Listener, port uint16) {
 	v4, v6 := l.families()
 	any6 := socket(netip.AddrPortFrom(netip.IPv6Unspecified(), port))
 	switch {
@@ -78,7 +79,7 @@ func (l *Lowering) virtualOutbound() *listenerpb.Listener {
 		}},
 		DefaultFilterChain: l.otherwise("virtualOutbound-catchall-tcp"),
 	}
-	l.captureAddresses(out, outboundPort)
+	l.anyAddress(out, outboundPort)
 	return out
 }
 

@@ -272,6 +272,26 @@ func resolver(c net.PacketConn) {
 	}
 }
 
+// TestGateway: a gateway's pod takes what comes from outside to pods under
+// STRICT, and what nothing redirects to it.
+func TestGateway(t *testing.T) {
+	m := newMesh(t)
+	m.open()
+	m.web("1s")
+	p := m.newPod("edge", 4, map[string]string{"ISTIO_META_INTERCEPTION_MODE": "NONE", "ISTIO_META_DNS_CAPTURE": ""})
+	p.start(proxyUser, "proxy", p.env, "/tulle-proxy", "gateway")
+	p.ready()
+	for _, a := range []string{p.ip4, p.ip6} {
+		out, err := output("curl -s --max-time 30 -H host:shop.example http://" + net.JoinHostPort(a, "8080") + "/")
+		if err != nil || !strings.HasPrefix(out, "hello shop.example peer=By=spiffe://cluster.local/ns/shop/sa/web;") || !strings.Contains(out, "URI=spiffe://cluster.local/ns/shop/sa/edge") {
+			t.Errorf("%s: %v %q", a, err, out)
+		}
+	}
+	if code, text := p.kubelet("GET", p.ip4, 15020, "/stats/prometheus"); code != 200 || !strings.Contains(text, "istio_requests_total") {
+		t.Errorf("metrics: %d", code)
+	}
+}
+
 // TestNames: names of the mesh are answered by the sidecar, all others by the
 // resolver that the pod has.
 func TestNames(t *testing.T) {

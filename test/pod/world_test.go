@@ -150,6 +150,27 @@ kind: Pod
 metadata: {name: client-1, namespace: shop, labels: {app: client}, creationTimestamp: "2026-01-02T03:04:05Z", annotations: {sidecar.istio.io/status: "{}"}}
 spec: {serviceAccountName: client, containers: [{name: app}]}
 status: {podIP: 10.99.0.3, podIPs: [{ip: 10.99.0.3}, {ip: "fd99::3"}], phase: Running, conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: edge-1, namespace: shop, labels: {app: edge}, creationTimestamp: "2026-01-02T03:04:05Z"}
+spec: {serviceAccountName: edge, containers: [{name: istio-proxy}]}
+status: {podIP: 10.99.0.4, podIPs: [{ip: 10.99.0.4}, {ip: "fd99::4"}], phase: Running, conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec:
+  selector: {app: edge}
+  servers: [{port: {number: 8080, name: http, protocol: HTTP}, hosts: ["shop.example"]}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: edge, namespace: shop}
+spec:
+  hosts: [shop.example]
+  gateways: [edge]
+  http: [{route: [{destination: {host: web}}]}]
 `
 
 // account is whose token it is; a cluster's API server would be asked.
