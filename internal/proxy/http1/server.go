@@ -231,9 +231,10 @@ func (s *Server) run(p []byte) {
 	s.idle()
 }
 
-// hold stops reading while too much waits for a response to end.
+// hold stops reading while too much waits for a response to end. What is kept of
+// a head or of trailers waits for its own rest.
 func (s *Server) hold() {
-	h := len(s.in) >= maxAhead && s.state != readHead
+	h := len(s.in) >= maxAhead && s.state != readHead && s.state != readBody && s.state != discard
 	if h != s.held {
 		s.held = h
 		s.wire.PauseRead(s.held || s.paused)

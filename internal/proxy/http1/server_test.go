@@ -331,6 +331,28 @@ func TestPipelineBackPressure(t *testing.T) {
 	}
 }
 
+// Trailers that come in pieces are read to their end, or to their limit, however
+// much of them is kept.
+func TestTrailersInPieces(t *testing.T) {
+	for _, size := range []int{100, maxAhead - 1, maxAhead, 40_000, 70_000} {
+		r := newRig()
+		text := chunkedHead + "1\r\na\r\n0\r\nx-sum: " + strings.Repeat("y", size) + "\r\n\r\n"
+		for len(text) > 0 && !r.w.Closed {
+			n := min(len(text), 9_000)
+			r.in(text[:n])
+			if text = text[n:]; r.w.Paused && len(text) > 0 {
+				t.Fatalf("%d: reading has stopped, %d bytes to come", size, len(text))
+			}
+		}
+		if tooLarge := strings.Contains(r.w.Take(), " 400 "); tooLarge != (size == 70_000) {
+			t.Errorf("%d: refused %v", size, tooLarge)
+		}
+		if size < 70_000 && (len(r.a.Requests) != 1 || r.a.Last().Trailers == nil || !r.a.Last().End) {
+			t.Errorf("%d: the request has not ended", size)
+		}
+	}
+}
+
 func TestSynchronousAnswers(t *testing.T) {
 	r := newRig()
 	r.a.Handle = func(p *streamtest.Peer, h *stream.Head, end bool) { respond(p, 200, "y") }
