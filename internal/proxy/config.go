@@ -78,10 +78,23 @@ func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 		go p.reopen(ctx, s)
 	}
 	for _, w := range p.workers {
-		w.loop.Post(func() {
-			limit := p.boot.ListenersDrain.or(defaultListenersDrain)
-			w.http.Refresh(limit)
-			w.tcp.Refresh(s, limit)
-		})
+		w.refresh()
+	}
+}
+
+// refresh has a worker's connections follow the snapshot in force. A loop that
+// is behind goes to the newest at once: the ones between wait in no queue.
+func (w *worker) refresh() {
+	if w.refreshing.Swap(true) {
+		return
+	}
+	posted := w.loop.Post(func() {
+		w.refreshing.Store(false) // before the snapshot is read: a newer one posts again
+		limit := w.p.boot.ListenersDrain.or(defaultListenersDrain)
+		w.http.Refresh(limit)
+		w.tcp.Refresh(w.p.snapshot.Load(), limit)
+	})
+	if !posted { // the next snapshot tries again
+		w.refreshing.Store(false)
 	}
 }

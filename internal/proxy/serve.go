@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
@@ -23,6 +24,8 @@ type worker struct {
 	pool *pool.Pool
 	http exchange.Env
 	tcp  tcp.Env
+	// refreshing: a refresh is posted and has not begun.
+	refreshing atomic.Bool
 	// detecting counts connections whose protocol their first bytes will tell.
 	detecting int
 }
