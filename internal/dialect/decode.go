@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/source"
 )
 
 // Decode fills into (a pointer to an API type) from the object. It walks the
@@ -57,7 +59,7 @@ func (w walker) value(t reflect.Type, v any, path string) {
 		return
 	}
 	wrong := func(want string) {
-		w.r.Invalid(path, "must be %s, not %s%s", want, describe(v), quoteHint(want, v))
+		w.r.Invalid(path, "must be %s, not %s%s", want, source.Describe(v), quoteHint(want, v))
 	}
 	switch t.Kind() {
 	case reflect.Struct:
@@ -72,7 +74,7 @@ func (w walker) value(t reflect.Type, v any, path string) {
 			wrong("an object")
 			return
 		}
-		for _, k := range sortedKeys(m) {
+		for _, k := range slices.Sorted(maps.Keys(m)) {
 			w.value(t.Elem(), m[k], join(path, k))
 		}
 	case reflect.Slice:
@@ -113,7 +115,7 @@ func (w walker) value(t reflect.Type, v any, path string) {
 func (w walker) integer(t reflect.Type, v any, path string) {
 	n, ok := v.(json.Number)
 	if !ok {
-		w.r.Invalid(path, "must be a number, not %s", describe(v))
+		w.r.Invalid(path, "must be a number, not %s", source.Describe(v))
 		return
 	}
 	i, err := n.Int64()
@@ -132,13 +134,13 @@ func (w walker) custom(t reflect.Type, v any, path string) {
 		err = json.Unmarshal(text, reflect.New(t).Interface())
 	}
 	if err != nil {
-		w.r.Invalid(path, "%s does not fit (%s)", describe(v), t.Name())
+		w.r.Invalid(path, "%s does not fit (%s)", source.Describe(v), t.Name())
 	}
 }
 
 func (w walker) object(t reflect.Type, m map[string]any, path string) {
 	fields := fieldsOf(t)
-	for _, k := range sortedKeys(m) {
+	for _, k := range slices.Sorted(maps.Keys(m)) {
 		ft, ok := fields[k]
 		if !ok {
 			if path == "" && (k == "apiVersion" || k == "kind") {
@@ -200,33 +202,4 @@ func quoteHint(want string, v any) string {
 		}
 	}
 	return ""
-}
-
-// describe says what a JSON value is, in the user's words. The value is not
-// repeated: it may be a secret.
-func describe(v any) string {
-	switch v.(type) {
-	case nil:
-		return "nothing"
-	case map[string]any:
-		return "an object"
-	case []any:
-		return "a list"
-	case string:
-		return "text"
-	case bool:
-		return "true or false"
-	case json.Number:
-		return "a number"
-	}
-	return "something else"
-}
-
-func sortedKeys(m map[string]any) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

@@ -144,8 +144,9 @@ func egressAt(p *model.SidecarPolicy, port uint16) *model.SidecarEgress {
 	return rest
 }
 
-// lists reports whether an egress entry has a host of a namespace, and takes
-// it away nowhere. Of two wildcards the narrower one counts where either says.
+// lists reports whether an egress entry names a host of a namespace and no "!"
+// entry of it takes the host away. either: a host that is a wildcard is named,
+// too, by an entry for a part of it.
 func lists(e *model.SidecarEgress, client, ns, host string, either bool) bool {
 	in := false
 	for _, h := range e.Hosts {
@@ -175,7 +176,7 @@ func (m *Mesh) narrows(by model.Ref) *model.SidecarPolicy {
 	return nil
 }
 
-// named reports whether a Sidecar's entries name a service at a port of it.
+// names reports whether a Sidecar's entries name a service at a port of it.
 func names(p *model.SidecarPolicy, client string, s *model.Service, port uint16) bool {
 	e := egressAt(p, port)
 	return e != nil && lists(e, client, s.Namespace, s.Host, false)

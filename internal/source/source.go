@@ -57,3 +57,21 @@ type Snapshot struct {
 type Source interface {
 	Watch(ctx context.Context, emit func(Snapshot)) error
 }
+
+// Describe says what a decoded value of YAML or JSON is, in the user's words.
+// The value is not repeated: it may be a secret.
+func Describe(v any) string {
+	switch v.(type) {
+	case nil:
+		return "nothing"
+	case map[string]any:
+		return "an object"
+	case []any:
+		return "a list"
+	case string:
+		return "text"
+	case bool:
+		return "true or false"
+	}
+	return "a number"
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -63,7 +64,7 @@ func (r *reading) decode(m proto.Message) bool {
 // object invalid: its rules would silently be missing.
 func (r *reading) strays(top map[string]any, desc protoreflect.MessageDescriptor) bool {
 	ok := true
-	for _, k := range sortedKeys(top) {
+	for _, k := range slices.Sorted(maps.Keys(top)) {
 		switch k {
 		case "apiVersion", "kind", "metadata", "spec", "status":
 			continue
@@ -105,7 +106,7 @@ func (w *walker) message(desc protoreflect.MessageDescriptor, v any, path string
 	}
 	out := make(map[string]any, len(in))
 	chosen := make(map[protoreflect.FullName]string)
-	for _, key := range sortedKeys(in) {
+	for _, key := range slices.Sorted(maps.Keys(in)) {
 		val, at := in[key], path+"."+key
 		fd := desc.Fields().ByJSONName(key)
 		if fd == nil {
@@ -168,7 +169,7 @@ func (w *walker) field(fd protoreflect.FieldDescriptor, v any, path string) (any
 			return w.wrong(path, "has more than %d entries", maxEntries)
 		}
 		out := make(map[string]any, len(in))
-		for _, k := range sortedKeys(in) {
+		for _, k := range slices.Sorted(maps.Keys(in)) {
 			at := path + "." + k
 			if fd.MapKey().Kind() != protoreflect.StringKind {
 				if _, err := strconv.ParseUint(k, 10, 32); err != nil {
@@ -380,13 +381,4 @@ func describe(v any) string {
 		return "the number " + v.String()
 	}
 	return "something else"
-}
-
-func sortedKeys(m map[string]any) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

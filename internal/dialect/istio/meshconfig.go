@@ -63,6 +63,9 @@ func (r *reading) meshConfig(path string, text []byte, out *model.Fragment) {
 		r.Invalid(path, "not an object: %v", err)
 		return
 	}
+	if top == nil { // empty, or comments only: what a minimal installation leaves
+		return
+	}
 	var m meshapi.MeshConfig
 	w := walker{r: r}
 	clean, ok := w.message(m.ProtoReflect().Descriptor(), top, path)

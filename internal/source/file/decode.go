@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/tulle-mesh/tulle/internal/source"
 )
 
 // decoder turns YAML nodes into what encoding/json would give, with
@@ -118,7 +120,7 @@ func (d *decoder) merge(n *yaml.Node, out map[string]any, at *place, depth int) 
 	for i, v := range list {
 		m, ok := v.(map[string]any)
 		if !ok {
-			d.fail(n, "a merge key (<<) needs an object, not %s", typeName(v))
+			d.fail(n, "a merge key (<<) needs an object, not %s", source.Describe(v))
 			return
 		}
 		for j, k := range places[i].keys {

@@ -63,7 +63,7 @@ func (p *parser) object(d doc, top map[string]any, at *place, depth int) {
 		for i, it := range items {
 			m, ok := it.(map[string]any)
 			if !ok {
-				p.refuse(places.kids[i].Line(""), model.Unreadable, "items[%d] of the %s is %s, not an object", i, kind, typeName(it))
+				p.refuse(places.kids[i].Line(""), model.Unreadable, "items[%d] of the %s is %s, not an object", i, kind, source.Describe(it))
 				continue
 			}
 			p.object(d, m, &places.kids[i], depth+1)
@@ -131,7 +131,7 @@ func (p *parser) noObject(d doc, top map[string]any, at *place, depth int) {
 		if top[field] == nil && p.pasted(d) {
 			return
 		}
-		p.refuse(at.Line(field), model.Unreadable, "%s must be text, not %s", field, typeName(top[field]))
+		p.refuse(at.Line(field), model.Unreadable, "%s must be text, not %s", field, source.Describe(top[field]))
 	}
 }
 
@@ -193,7 +193,7 @@ func (p *parser) metadata(o *source.Object, meta map[string]any, namespaced bool
 		case string:
 			return v, true
 		default:
-			p.about(o, "metadata."+field, model.Invalid, "must be text, not %s; put it in quotes", typeName(v))
+			p.about(o, "metadata."+field, model.Invalid, "must be text, not %s; put it in quotes", source.Describe(v))
 			return "", false
 		}
 	}
@@ -252,7 +252,7 @@ func (p *parser) stringMap(o *source.Object, meta map[string]any, field string) 
 	}
 	m, ok := v.(map[string]any)
 	if !ok {
-		p.about(o, "metadata."+field, model.Invalid, "must be an object of texts, not %s", typeName(v))
+		p.about(o, "metadata."+field, model.Invalid, "must be an object of texts, not %s", source.Describe(v))
 		return nil, false
 	}
 	out := make(map[string]string, len(m))
@@ -260,7 +260,7 @@ func (p *parser) stringMap(o *source.Object, meta map[string]any, field string) 
 	for k, v := range m {
 		s, ok := v.(string)
 		if !ok && v != nil {
-			p.about(o, "metadata."+field+"."+k, model.Invalid, "must be text, not %s; put it in quotes", typeName(v))
+			p.about(o, "metadata."+field+"."+k, model.Invalid, "must be text, not %s; put it in quotes", source.Describe(v))
 			good = false
 		}
 		out[k] = s

@@ -168,7 +168,7 @@ func (p *parser) document(d doc) {
 	top, ok := value.(map[string]any)
 	if !ok {
 		if !p.pasted(d) {
-			p.refuse(places.Line(""), model.Unreadable, "not an object: %s where apiVersion, kind and metadata should be", typeName(value))
+			p.refuse(places.Line(""), model.Unreadable, "not an object: %s where apiVersion, kind and metadata should be", source.Describe(value))
 		}
 		return
 	}
@@ -216,21 +216,4 @@ func tabbed(text []byte) (int, bool) {
 		i++
 	}
 	return 0, false
-}
-
-// typeName says what a decoded value is, in the user's words.
-func typeName(v any) string {
-	switch v.(type) {
-	case nil:
-		return "nothing"
-	case map[string]any:
-		return "an object"
-	case []any:
-		return "a list"
-	case string:
-		return "text"
-	case bool:
-		return "true or false"
-	}
-	return "a number"
 }
