@@ -58,6 +58,7 @@ func TestManyNamesAreBounded(t *testing.T) {
 			}
 			f.in <- r
 		}
+		time.Sleep(each * time.Second / asksPerSecond) // until the last may be read
 		synctest.Wait()
 		if most > window+each || asks != all {
 			t.Errorf("%d names remembered at a time, %d asked for", most, asks)

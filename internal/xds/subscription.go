@@ -3,6 +3,8 @@ package xds
 import (
 	"maps"
 	"slices"
+
+	"github.com/tulle-mesh/tulle/internal/ext"
 )
 
 // maxChunk bounds the bodies of one response, in bytes, where the protocol
@@ -158,6 +160,9 @@ func (s *subscription) subscribe(list []string, known map[string]string, first b
 	s.all = s.all || len(known) > 0
 	for n, v := range known {
 		s.hold(n, &Resource{Type: s.typeURL, Name: n, Version: v})
+	}
+	if first && s.typeURL == ext.IndexType {
+		s.owed = true // also when it has not changed: a client takes silence for "there is none"
 	}
 	if first && len(list) == 0 {
 		s.wildcard, s.implicit, s.owed, s.all = true, true, true, true

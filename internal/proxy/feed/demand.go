@@ -76,7 +76,7 @@ type demand struct {
 	answers map[ref]*conf.Answer // by resource
 	told    map[ref]*conf.Answer // by name: what learnt says
 	learnt  *conf.Learnt
-	// off: the control plane has no index for us, and * is everything.
+	// off: the control plane has no index for us, and everything is asked for.
 	off    bool
 	queue  []*lookup // in order; those that are forgotten since among them
 	flight []*lookup // likewise
@@ -148,7 +148,7 @@ func (d *demand) holds(k kind, name string) bool {
 // wildcard is how all that comes without a lookup is subscribed to on a new
 // stream, with the names that are looked up already.
 func (d *demand) wildcard(k kind) []string {
-	if d == nil || k == nds {
+	if d == nil || d.off || k == nds {
 		return nil
 	}
 	var names []string
@@ -352,30 +352,6 @@ func (d *demand) attached() {
 	}
 }
 
-// indexed is called when the control plane has spoken of the index.
-func (d *demand) indexed() {
-	off := d.f.stores[idx].entries[ext.IndexName].node == nil
-	if d.off == off {
-		return
-	}
-	d.off = off
-	for r := range d.asked {
-		d.marked[r] = true
-	}
-	if off {
-		return
-	}
-	for _, k := range []kind{lds, rds} { // what "*" has brought until now
-		for name := range d.f.stores[k].entries {
-			if canAsk(k, name) && !d.holds(k, name) {
-				delete(d.f.stores[k].entries, name)
-				d.f.disk.note(k, name, "", nil)
-				d.f.touch(k, name)
-			}
-		}
-	}
-}
-
 // lead takes up which names a resource that is wanted has.
 func (d *demand) lead(k kind, x *resource) {
 	if d == nil || d.off || !canAsk(k, x.name) {
@@ -466,11 +442,7 @@ func (d *demand) settle() {
 		return
 	}
 	if d.f.warm.snap.Index == nil {
-		if d.learnt != nil { // the control plane does not do this any more
-			d.learnt = nil
-			clear(d.told)
-			d.c.Learn(nil)
-		}
+		d.end()
 		return
 	}
 	changes := map[conf.Lookup]*conf.Answer{}

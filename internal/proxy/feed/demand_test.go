@@ -140,13 +140,6 @@ func TestDemandFirstRequests(t *testing.T) {
 			got = append(got, conf.ShortType(r.TypeUrl)+" "+strings.Join(r.ResourceNamesSubscribe, ","))
 		}
 		equal(t, "first requests", got, "Index index", "Cluster *", "ClusterLoadAssignment *", "Listener *", "RouteConfiguration *")
-		s.push("1", cds, nil)
-		s.push("1", lds, nil, listener("virtualOutbound", "none"))
-		s.push("1", rds, nil, routes("none"))
-		if _, n := w.last(); n != 0 || l.learnt != nil {
-			t.Fatal("published without an index")
-		}
-		s.requests()
 		s.begin(ext.Port{Number: 80, ByHost: true})
 		if snap, _ := w.last(); snap == nil || snap.Listeners["virtualOutbound"] == nil || l.learnt == nil || !l.learnt.Index.AllowAny {
 			t.Fatal("not published with the index")
@@ -380,28 +373,6 @@ func TestDemandHost(t *testing.T) {
 		}
 		sub, _ = names(s.requests())
 		equal(t, "asked ahead", sub, "0.0.0.0_80/db.shop", "10.0.0.9_3306")
-	})
-}
-
-// A control plane that has no index for us sends everything, and everything is
-// used; when it has one again, what was not asked for goes.
-func TestDemandOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLoops()
-		w, s := onDemand(t, newPlane(t), l, nil)
-		defer w.stop()
-		s.answer("1", ext.IndexType, answer{name: ext.IndexName})
-		s.push("1", cds, nil)
-		s.push("1", eds, nil)
-		s.push("1", rds, nil, routes("none"))
-		s.push("1", lds, nil, at("10.0.0.9"))
-		if snap, _ := w.last(); snap == nil || snap.Listeners["10.0.0.9_3306"] == nil || l.learnt != nil {
-			t.Fatalf("%+v, learnt %v", snap, l.learnt)
-		}
-		s.begin()
-		if snap, _ := w.last(); snap.Listeners["10.0.0.9_3306"] != nil || snap.Listeners["virtualOutbound"] == nil || l.learnt == nil {
-			t.Errorf("%v, learnt %v", snap.Listeners, l.learnt)
-		}
 	})
 }
 

@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/ext"
 )
 
 // Times of writing: after the first change, between two writes, and after one
@@ -332,7 +334,7 @@ func (f *Feed) load(ctx context.Context) {
 }
 
 func (f *Feed) loadAll(ctx context.Context, all map[ref]saved) {
-	f.demand.load(all[keptLookups].body)
+	record := all[keptLookups].body
 	delete(all, keptLookups)
 	byKind := [kinds][]*item{}
 	for r, s := range all {
@@ -351,5 +353,13 @@ func (f *Feed) loadAll(ctx context.Context, all map[ref]saved) {
 				sum: bodySum(x.body), since: time.Now()}
 			f.touch(k, x.name)
 		}
+	}
+	switch d, known := f.demand, f.stores[idx].entries[ext.IndexName].has(); {
+	case d == nil:
+	case known:
+		d.load(record)
+	case len(f.stores[lds].entries) > 0: // an earlier run asked for everything
+		d.off = true
+		d.everything()
 	}
 }

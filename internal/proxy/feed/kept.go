@@ -34,9 +34,6 @@ func (d *demand) save() []byte {
 
 // load reads the record. What it cannot read is not known any more.
 func (d *demand) load(b []byte) {
-	if d == nil {
-		return
-	}
 	for line := range strings.Lines(string(b)) {
 		var k kind
 		var sign, name, to string

@@ -270,18 +270,19 @@ func (f *Feed) receive(ctx context.Context, l *link, r *response) {
 		return
 	}
 	s := f.stores[k]
+	f.demand.heard(k)
 	changed, refused, err := f.take(ctx, k, r)
 	if err != nil {
 		return // ctx has ended
 	}
 	s.answered, s.nonce = true, r.nonce
-	if f.stores[cds].answered && f.stores[lds].answered && (f.demand == nil || f.stores[idx].answered) {
-		f.status.Synced, f.status.FromDisk = true, false
-	}
-	f.touch(k, changed...)
 	if k == idx && len(changed) > 0 {
 		f.demand.indexed()
 	}
+	if f.stores[cds].answered && f.stores[lds].answered && f.demand.settled() {
+		f.status.Synced, f.status.FromDisk = true, false
+	}
+	f.touch(k, changed...)
 	for _, name := range changed {
 		delete(f.refused, ref{k, name})
 	}
