@@ -365,7 +365,7 @@ func (p *Plane) Local(id string) (map[string]netip.AddrPort, bool) {
 }
 
 // Workloads are the registered ones, by id.
-func (p *Plane) Workloads() []*model.Workload { return p.registry.workloads() }
+func (p *Plane) Workloads() []*model.Workload { return slices.Clone(p.registry.workloads()) }
 
 // Compiled is the mesh that is being served; nil before the first.
 func (p *Plane) Compiled() *Compiled {

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,8 +29,9 @@ type pods struct {
 	domain string // trust domain
 
 	mu    sync.Mutex
+	last  []*model.Workload // that follow has seen
 	byKey map[string]*pod
-	newer chan struct{} // closed when byKey was replaced
+	newer chan struct{} // closed when byKey has changed
 }
 
 // pod is one, until another takes its name. workload is replaced as a whole.
@@ -45,6 +47,10 @@ func newPods(domain string) *pods { return &pods{domain: domain, newer: make(cha
 func (s *pods) follow(f *model.Fragment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if slices.Equal(s.last, f.Workloads) {
+		return
+	}
+	s.last = f.Workloads
 	now := make(map[string]*pod, len(s.byKey))
 	for _, w := range f.Workloads {
 		if w.Template || w.Origin.Kind != "Pod" {

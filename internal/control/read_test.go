@@ -33,7 +33,7 @@ func TestReadingAgainIsLikeReading(t *testing.T) {
 	objects := make([]*source.Object, kinds*each)
 	memory := dialect.NewMemory(Dialects)
 	var last model.Fragment
-	for step := range 200 {
+	for step := range 400 {
 		k := r.IntN(len(objects))
 		if objects[k] = nil; r.IntN(4) > 0 {
 			list, _ := file.Parse("f.yaml", []byte(texts(k%each, r.IntN(9))[k/each]))

@@ -56,6 +56,11 @@ type registry struct {
 	changes uint64         // counts changes
 	gone    []string       // ids that left since the last tell
 	keptAt  uint64         // of the last change that the file holds
+
+	services []*model.Service  // that follow has seen
+	followed uint64            // the change that it has seen
+	listed   []*model.Workload // by name, as of the change listedAt
+	listedAt uint64
 }
 
 // registered is one workload. Its identity, token and ways of capture are
@@ -303,6 +308,12 @@ func (r *registry) setReady(id string, ready bool) bool {
 func (r *registry) follow(f *model.Fragment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.followed == r.changes && slices.EqualFunc(r.services, f.Services, samePorts) {
+		r.services = f.Services
+		return
+	}
+	r.services = f.Services
+	defer func() { r.followed = r.changes }()
 	for _, x := range r.byID {
 		if x.assign(f) {
 			r.changes++
@@ -310,15 +321,23 @@ func (r *registry) follow(f *model.Fragment) {
 	}
 }
 
-// workloads are the registered ones, as facts for link, in order of name.
+// samePorts reports whether two states of a service need the same sockets.
+func samePorts(a, b *model.Service) bool {
+	return a == b || a.Host == b.Host && slices.Equal(a.Ports, b.Ports)
+}
+
+// workloads are the registered ones, as facts for link, in order of name. The list
+// is shared.
 func (r *registry) workloads() []*model.Workload {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var out []*model.Workload
-	for _, k := range slices.Sorted(maps.Keys(r.byID)) {
-		out = append(out, r.byID[k].workload)
+	if r.listedAt != r.changes || r.listed == nil {
+		r.listed, r.listedAt = nil, r.changes
+		for _, k := range slices.Sorted(maps.Keys(r.byID)) {
+			r.listed = append(r.listed, r.byID[k].workload)
+		}
 	}
-	return out
+	return slices.Clip(r.listed)
 }
 
 // tell calls set with every workload as a client, and those that have gone since

@@ -26,6 +26,11 @@ type Join struct {
 type Memory struct {
 	readers []Reader
 	groups  []map[Join]*group
+
+	read     bool // what follows is of the last snapshot
+	last     source.Snapshot
+	fragment model.Fragment
+	notices  []model.Notice
 }
 
 // group is objects that were read together, and what came of it.
@@ -44,8 +49,17 @@ func NewMemory(readers []Reader) *Memory {
 	return m
 }
 
-// Read is ReadAll.
+// Read is ReadAll. What it returns shares with what it returned before.
 func (m *Memory) Read(snap source.Snapshot) (model.Fragment, []model.Notice) {
+	if !m.patch(snap) {
+		m.read = false // should a reader panic
+		m.fragment, m.notices = m.whole(snap)
+		m.last, m.read = snap, true
+	}
+	return m.fragment, m.notices
+}
+
+func (m *Memory) whole(snap source.Snapshot) (model.Fragment, []model.Notice) {
 	return readAll(m.readers, snap, func(i int, objects []*source.Object, take func(model.Fragment, []model.Notice)) {
 		r := m.readers[i]
 		joiner, ok := r.(Joiner)

@@ -94,7 +94,7 @@ func (m *Mesh) survey(n *notices) *survey {
 // same object.
 func (x *survey) repetition(s *model.Service, n *notices) {
 	for _, o := range x.facts.hosts.get(s.Host) {
-		if o == s {
+		if o == x.facts.of[s] {
 			return
 		}
 		if o.Namespace == s.Namespace && o.Origin.Object() == s.Origin.Object() {

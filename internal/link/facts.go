@@ -26,6 +26,7 @@ type facts struct {
 	aliases  index[struct{}, *model.Service] // ExternalNames
 	headless index[string, *model.Service]   // by namespace: reached at the addresses of their endpoints
 	listed   index[string, *model.Service]   // headless ones, by address of a listed endpoint
+	heads                                    // what all these lists hold
 
 	workloads index[struct{}, *model.Workload] // all
 	running   index[model.Ref, *model.Workload]
@@ -182,6 +183,7 @@ func newFacts(b *recall.Book) *facts {
 		aliases:  newIndex[struct{}](b, servicesByHost),
 		headless: newIndex[string](b, servicesByAge),
 		listed:   newIndex[string](b, servicesByAge),
+		heads:    newHeads(b),
 
 		workloads: newIndex[struct{}](b, workloadsByName),
 		running:   newIndex[model.Ref](b, workloadsByName),
@@ -266,7 +268,7 @@ func (m *Mesh) set(f model.Fragment) {
 		x.secrets.put(come, model.Ref{Namespace: o.Namespace, Name: o.Name}, o)
 		x.secretName.put(come, o.Name, o)
 	})
-	differ(old.Services, f.Services, m.putService)
+	m.putServices(old.Services, f.Services)
 	differ(old.Workloads, f.Workloads, m.putWorkload)
 	differ(old.RouteSets, f.RouteSets, m.putRoutes)
 	differ(old.Destinations, f.Destinations, m.putRule)
@@ -357,13 +359,6 @@ func (m *Mesh) putService(come bool, s *model.Service) {
 	}
 	if s.Resolution == model.Passthrough && len(s.Addresses) == 0 {
 		x.headless.put(come, s.Namespace, s)
-		at := map[string]bool{}
-		for i := range s.Endpoints {
-			if a := s.Endpoints[i].Address; !at[a] {
-				at[a] = true
-				x.listed.put(come, a, s)
-			}
-		}
 	}
 	m.putIndexed(come, s)
 	m.seen(come, exportTo(s.ExportTo, m.Settings.ServiceExportTo), s.Namespace, s)
@@ -480,7 +475,20 @@ func (m *Mesh) withAddresses(list []*model.Service) []*model.Service {
 	if !m.Settings.VirtualIPs.IsValid() {
 		return list
 	}
-	at := virtualAddresses(list, m.Settings.VirtualIPs)
+	if slices.EqualFunc(list, m.addressed, sameForAddress) && m.addresses != nil {
+		// The addresses are what they were: only who has them is another object.
+		at := make(map[*model.Service]netip.Addr, len(m.addresses))
+		for i, s := range m.addressed {
+			if a, ok := m.addresses[s]; ok {
+				at[list[i]] = a
+			}
+		}
+		m.addresses = at
+	} else {
+		m.addresses = virtualAddresses(list, m.Settings.VirtualIPs)
+	}
+	m.addressed = list
+	at := m.addresses
 	out := make([]*model.Service, len(list))
 	kept := map[*model.Service]*model.Service{}
 	for i, s := range list {
@@ -499,4 +507,11 @@ func (m *Mesh) withAddresses(list []*model.Service) []*model.Service {
 	}
 	m.withAddress = kept
 	return out
+}
+
+// sameForAddress reports whether two states of a service have a claim to the same
+// virtual address.
+func sameForAddress(a, b *model.Service) bool {
+	return a == b || servicesByAge(a, b) == 0 && a.Kubernetes == b.Kubernetes && a.Headless == b.Headless &&
+		a.Resolution == b.Resolution && slices.Equal(a.Addresses, b.Addresses)
 }

@@ -11,28 +11,32 @@ import (
 // ownServices lists the services whose endpoint a client's workload is, oldest
 // first.
 func (m *Mesh) ownServices(c *model.Client) []*model.Service {
-	var out []*model.Service
+	var all []*model.Service
+	selects := func(s *model.Service) bool { return len(s.Selector) > 0 && !s.Sliced }
 	for _, s := range m.facts.own.get(c.Namespace) {
-		if serves(s, c) && !slices.ContainsFunc(out, func(x *model.Service) bool { return x.Host == s.Host && x.Origin.Object() == s.Origin.Object() }) {
+		if selects(s) && subset(s.Selector, c.Labels) {
+			all = append(all, s)
+		}
+	}
+	ends := []end{{c.Namespace, c.Name}}
+	for _, a := range c.Addresses {
+		ends = append(ends, end{"", a.String()})
+	}
+	for _, e := range ends {
+		for _, s := range m.facts.at(e) {
+			if s.Namespace == c.Namespace && !selects(s) && !slices.Contains(all, s) {
+				all = append(all, s)
+			}
+		}
+	}
+	slices.SortFunc(all, servicesByAge)
+	var out []*model.Service
+	for _, s := range all {
+		if !slices.ContainsFunc(out, func(x *model.Service) bool { return x.Host == s.Host && x.Origin.Object() == s.Origin.Object() }) {
 			out = append(out, s)
 		}
 	}
 	return out
-}
-
-func serves(s *model.Service, c *model.Client) bool {
-	if len(s.Selector) > 0 && !s.Sliced {
-		return subset(s.Selector, c.Labels)
-	}
-	for _, e := range s.Endpoints {
-		if e.Workload != "" && e.Workload == c.Name {
-			return true
-		}
-		if a, err := netip.ParseAddr(e.Address); err == nil && slices.Contains(c.Addresses, a) {
-			return true
-		}
-	}
-	return false
 }
 
 // inbound makes the ports that a client's own workload declares: those that its
@@ -90,7 +94,7 @@ func (m *Mesh) servedPorts(c *model.Client) []*model.Inbound {
 			if p.Protocol == model.UDP {
 				continue
 			}
-			n := ownPort(s, p, c)
+			n := ownPort(m.facts.full.Get(s), p, c)
 			if n == 0 || have[n] {
 				continue
 			}

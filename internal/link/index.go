@@ -141,8 +141,9 @@ func (m *Mesh) makeHeadNets(ns string, _ []netip.Prefix) []netip.Prefix {
 		}
 	}
 	for _, s := range m.facts.headless.get(ns) {
-		for i := range s.Endpoints {
-			add(s.Endpoints[i].Address, s.Kubernetes)
+		listed := m.facts.full.Get(s).Endpoints
+		for i := range listed {
+			add(listed[i].Address, s.Kubernetes)
 		}
 		if len(s.Selector) == 0 || s.Sliced {
 			continue

@@ -25,6 +25,8 @@ type Mesh struct {
 	facts       *facts
 	fragment    model.Fragment
 	withAddress map[*model.Service]*model.Service // copies with an address of ours
+	addressed   []*model.Service                  // that addresses is about
+	addresses   map[*model.Service]netip.Addr
 	tables      tables
 	scopes      map[string]*Scope
 }

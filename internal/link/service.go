@@ -44,9 +44,7 @@ func (m *Mesh) makeHost(host string, old []*service) []*service {
 		if repeated(out, s) != nil {
 			continue
 		}
-		head := *s
-		head.Endpoints = nil
-		out = append(out, &service{Service: &head, export: newExport(exportTo(s.ExportTo, m.Settings.ServiceExportTo), s.Namespace), stands: external(s)})
+		out = append(out, &service{Service: s, export: newExport(exportTo(s.ExportTo, m.Settings.ServiceExportTo), s.Namespace), stands: external(s)})
 	}
 	slices.SortStableFunc(out, func(a, b *service) int {
 		switch {
@@ -88,7 +86,7 @@ func repeated(list []*service, s *model.Service) *service {
 func (m *Mesh) source(s *service) *model.Service {
 	for _, x := range m.facts.hosts.get(s.Host) {
 		if x.Namespace == s.Namespace && x.Origin.Object() == s.Origin.Object() {
-			return x
+			return m.facts.full.Get(x)
 		}
 	}
 	return nil

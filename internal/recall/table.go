@@ -51,6 +51,14 @@ func (f *Facts[K, V]) Set(k K, v V) {
 	c.stirUsers()
 }
 
+// Stir marks what has read a fact whose value is kept elsewhere and has changed
+// there. Nobody pays for facts that nobody reads.
+func (f *Facts[K, V]) Stir(k K) {
+	if c := f.cells[k]; c != nil {
+		c.stirUsers()
+	}
+}
+
 // Delete makes a fact absent.
 func (f *Facts[K, V]) Delete(k K) {
 	c := f.cells[k]

@@ -22,7 +22,8 @@ type store struct {
 
 	mu      sync.Mutex
 	objects map[string]*source.Object // by namespace/name
-	sorted  []*source.Object          // nil after a change; never changed itself
+	sorted  []*source.Object          // nil: to be made; never changed itself
+	edits   []string                  // keys that changed since sorted was made
 	listed  bool                      // all of the kind is in objects
 	err     error                     // why the API server cannot be heard
 }
@@ -43,7 +44,7 @@ func (s *store) Add(obj any) error {
 	defer s.mu.Unlock()
 	if old := s.objects[id(o)]; !same(old, o) {
 		s.objects[id(o)] = o
-		s.note()
+		s.note(id(o))
 	}
 	return nil
 }
@@ -62,7 +63,7 @@ func (s *store) Delete(obj any) error {
 	key := u.GetNamespace() + "/" + u.GetName()
 	if _, ok := s.objects[key]; ok {
 		delete(s.objects, key)
-		s.note()
+		s.note(key)
 	}
 	return nil
 }
@@ -90,7 +91,8 @@ func (s *store) Replace(list []any, _ string) error {
 	}
 	s.objects, s.listed = fresh, true
 	if differs {
-		s.note()
+		s.sorted = nil
+		s.changed()
 	}
 	return nil
 }
@@ -117,11 +119,16 @@ func (s *store) convert(obj any) (*source.Object, error) {
 	return s.resource.object(u)
 }
 
-// note a change; s.mu is held.
-func (s *store) note() {
-	s.sorted = nil
+// note a change of an object; s.mu is held.
+func (s *store) note(key string) {
+	if s.edits = append(s.edits, key); len(s.edits) > manyEdits {
+		s.sorted, s.edits = nil, nil
+	}
 	s.changed()
 }
+
+// manyEdits of a list cost more than to sort it anew.
+const manyEdits = 64
 
 // heard whether the API server answers for this kind.
 func (s *store) heard(err error) {
@@ -139,16 +146,39 @@ func (s *store) state() ([]*source.Object, bool, error) {
 	defer s.mu.Unlock()
 	if s.sorted == nil {
 		s.sorted = inOrder(slices.Collect(maps.Values(s.objects)))
+	} else if len(s.edits) > 0 {
+		s.sorted = s.edited()
 	}
+	s.edits = nil
 	return s.sorted, s.listed, s.err
+}
+
+// edited is sorted with what the changes since say.
+func (s *store) edited() []*source.Object {
+	out := slices.Clone(s.sorted)
+	for _, key := range s.edits {
+		ns, name, _ := strings.Cut(key, "/")
+		i, there := slices.BinarySearchFunc(out, &source.Object{Namespace: ns, Name: name}, byName)
+		switch o := s.objects[key]; {
+		case o != nil && there:
+			out[i] = o
+		case o != nil:
+			out = slices.Insert(out, i, o)
+		case there:
+			out = slices.Delete(out, i, i+1)
+		}
+	}
+	return out
 }
 
 // inOrder sorts by namespace, then name.
 func inOrder(objects []*source.Object) []*source.Object {
-	slices.SortFunc(objects, func(a, b *source.Object) int {
-		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(objects, byName)
 	return objects
+}
+
+func byName(a, b *source.Object) int {
+	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 
 func id(o *source.Object) string { return o.Namespace + "/" + o.Name }
