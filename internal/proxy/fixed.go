@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
+	"github.com/tulle-mesh/tulle/internal/proxy/dns"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
 )
 
@@ -36,6 +38,9 @@ type Place struct {
 	Open     func(netip.AddrPort) (fd int, err error)
 	Original func(fd int, local netip.AddrPort) netip.AddrPort
 	Dial     func(*loop.Loop, *conf.Cluster, *cluster.Endpoint, loop.DialOptions) (*loop.Conn, error)
+	// Names is where the program's questions for names arrive, in packets; no
+	// other resolvers are asked. nil: there are none.
+	Names net.PacketConn
 }
 
 // NewFed starts a proxy in a place of the caller's that asks its control plane.
@@ -43,6 +48,10 @@ func NewFed(boot *Bootstrap, log *slog.Logger, at *Place) (*Fixed, error) {
 	f, err := startFixed(boot, log, at)
 	if err != nil {
 		return nil, err
+	}
+	if at.Names != nil {
+		f.p.names = dns.New(dns.Options{Namespace: boot.Workload.Namespace, Resolvers: func() []netip.AddrPort { return nil }, Demand: f.p.board, Log: log})
+		go f.p.names.Packets(at.Names)
 	}
 	f.fed = make(chan error, 1)
 	go func() { f.fed <- f.p.feed(f.ctx) }()

@@ -207,7 +207,7 @@ func (s *subscription) forget() {
 	if s.wildcard {
 		return
 	}
-	unwanted := func(n string) bool { return !s.names[n] }
+	unwanted := func(n string) bool { return !s.names[n] && len(s.leads[n]) == 0 }
 	for n := range s.sent {
 		if unwanted(n) {
 			s.hold(n, nil)
@@ -371,6 +371,9 @@ func (s *subscription) follow(set *Set, names []string) []string {
 			}
 		}
 		if to != "" {
+			if its := s.sent[to]; its == nil || its.Version != r.Version {
+				more = append(more, to) // perhaps nobody asked for it by its own name
+			}
 			s.hold(n, nil)
 			delete(s.again, n)
 		}

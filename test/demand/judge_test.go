@@ -8,20 +8,22 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/control"
 	"github.com/tulle-mesh/tulle/internal/proxy"
+	"github.com/tulle-mesh/tulle/internal/source"
 )
 
 var (
 	seeds = flag.Uint64("seeds", 2, "meshes that are made")
 	first = flag.Uint64("first", 1, "the first mesh's seed")
-	steps = flag.Int("steps", 12, "changes of each mesh")
+	steps = flag.Int("steps", 14, "times that each mesh changes, by up to eight objects")
 	show  = flag.Bool("show", false, "tell what was tried and what came of it")
-	uses  = flag.Int("uses", 12, "what is tried after each change")
+	uses  = flag.Int("uses", 10, "what is tried after each change")
 )
 
 // Whatever a program does, a sidecar that looks up and one that knows everything
@@ -39,10 +41,15 @@ func likeWildcard(t *testing.T, w *world) {
 	ends := &ends{t: t, all: map[string]*backend{}}
 	know := ends.sidecar(p, "know", proxy.Bootstrap{})
 	look := ends.sidecar(p, "look", proxy.Bootstrap{OnDemand: true})
+	stop := always(look)
+	defer stop()
 	for step := range *steps {
 		what := "the first"
 		if step > 0 {
 			what = w.change()
+			for range w.r.IntN(8) {
+				what += ", " + w.change()
+			}
 			w.emit()
 		}
 		mark := fmt.Sprint("200 ", w.step)
@@ -52,7 +59,8 @@ func likeWildcard(t *testing.T, w *world) {
 		for range *uses {
 			u := w.use()
 			if err := same(know, look, u); err != nil {
-				t.Fatalf("step %d (%s), %s: %v\n%s\n%s", step, what, u, err, look.lookups(), w.yaml())
+				anew := ends.sidecar(p, "anew", proxy.Bootstrap{OnDemand: true}).try(u)
+				t.Fatalf("step %d (%s), %s: %v; one that begins now %s\n%s\n%s", step, what, u, err, anew, look.lookups(), w.yaml())
 			}
 			if *show {
 				t.Logf("step %d, %s: %s", step, u, know.try(u))
@@ -62,6 +70,28 @@ func likeWildcard(t *testing.T, w *world) {
 	if look.Learnt() == nil || know.Learnt() != nil {
 		t.Error("they are not what they should be")
 	}
+}
+
+// always has a sidecar's program ask for a host that is always there, until the
+// caller says stop: it must have its answer whatever happens to others.
+func always(s *sidecar) (stop func()) {
+	s.wait("the host that is always there", func() bool { return strings.HasPrefix(s.get("192.0.2.1:80", "mark.mesh"), "200 ") })
+	end := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-end:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			if got := s.get("192.0.2.1:80", "mark.mesh"); !strings.HasPrefix(got, "200 ") {
+				s.t.Errorf("the host that is always there: %q", got)
+				return
+			}
+		}
+	})
+	return sync.OnceFunc(func() { close(end); wg.Wait() })
 }
 
 // same tries u on both until they do the same: what has changed just now may
@@ -90,6 +120,8 @@ func (s *sidecar) try(u use) string {
 		out = s.tcp(u.to)
 	case "tls":
 		out = s.sni(u.to, u.host)
+	case "dns":
+		return s.resolve(u.host)
 	}
 	flags := ""
 	for k, n := range s.flags() {
@@ -100,8 +132,8 @@ func (s *sidecar) try(u use) string {
 	return out + flags
 }
 
-// real is our own control plane on the mesh.
-func real(t testing.TB, w *world) *control.Plane {
+// real is our own control plane on a mesh.
+func real(t testing.TB, w source.Source) *control.Plane {
 	dir, err := os.MkdirTemp("", "tulle") // short: the path of a unix socket is bounded
 	if err != nil {
 		t.Fatal(err)

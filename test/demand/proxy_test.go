@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/internal/proxy"
@@ -134,6 +136,8 @@ type sidecar struct {
 	mu   sync.Mutex
 	out  string                    // where captured connections go
 	from map[uint16]netip.AddrPort // where connections were going, by their source port
+
+	names net.PacketConn // where it asks for names
 }
 
 func newSidecar(t testing.TB, boot proxy.Bootstrap, outside string) *sidecar {
@@ -144,7 +148,10 @@ func newSidecar(t testing.TB, boot proxy.Bootstrap, outside string) *sidecar {
 	}
 	boot.ID = "sidecar"
 	var err error
-	s.Fixed, err = proxy.NewFed(&boot, slog.New(slog.NewTextHandler(io.Discard, nil)), &proxy.Place{Open: s.open, Original: s.original, Dial: s.dial})
+	if s.names, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	s.Fixed, err = proxy.NewFed(&boot, slog.New(slog.NewTextHandler(io.Discard, nil)), &proxy.Place{Open: s.open, Original: s.original, Dial: s.dial, Names: s.names})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,6 +165,7 @@ func (s *sidecar) end() {
 	if s.Fixed = nil; f == nil {
 		return
 	}
+	_ = s.names.Close()
 	if n := f.Panics(); n > 0 {
 		s.t.Errorf("%d internal errors", n)
 	}
@@ -266,6 +274,51 @@ func (s *sidecar) sni(to, name string) string {
 	return string(b)
 }
 
+// resolve is what a program is told of a name: all its addresses.
+func (s *sidecar) resolve(name string) string {
+	s.t.Helper()
+	c, err := net.Dial("udp", s.names.LocalAddr().String())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	var out []string
+	for _, kind := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA} {
+		q := dnsmessage.Message{Header: dnsmessage.Header{ID: 7, RecursionDesired: true},
+			Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName(strings.TrimSuffix(name, ".") + "."), Type: kind, Class: dnsmessage.ClassINET}}}
+		b, err := q.Pack()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		buf := make([]byte, 4096)
+		if _, err = c.Write(b); err != nil {
+			s.t.Fatal(err)
+		}
+		n, err := c.Read(buf)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		var a dnsmessage.Message
+		if err := a.Unpack(buf[:n]); err != nil {
+			s.t.Fatal(err)
+		}
+		for _, r := range a.Answers {
+			switch x := r.Body.(type) {
+			case *dnsmessage.AResource:
+				out = append(out, netip.AddrFrom4(x.A).String())
+			case *dnsmessage.AAAAResource:
+				out = append(out, netip.AddrFrom16(x.AAAA).String())
+			}
+		}
+		if len(a.Answers) == 0 {
+			out = append(out, a.RCode.String())
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
+}
+
 // get is the status and the body of a request on a connection of its own.
 func (s *sidecar) get(to, host string) string { return s.request(to, host, false) }
 
@@ -289,7 +342,7 @@ func (s *sidecar) request(to, host string, h2 bool) string {
 	if err != nil {
 		return "error"
 	}
-	return strings.TrimSpace(fmt.Sprint(resp.StatusCode, " ", string(b)))
+	return strings.TrimSpace(fmt.Sprint(resp.StatusCode, " ", string(b), " ", resp.Header.Get("x-by")))
 }
 
 // metric is a counter or gauge of the proxy.
@@ -335,7 +388,16 @@ func (s *sidecar) lookups() string {
 	}
 	fmt.Fprintf(&b, "prefixes %v, ports %v\n", known.Index.Prefixes, known.Index.Ports)
 	for q, a := range known.All() {
-		fmt.Fprintf(&b, "%s %s: none %t\n", q.Kind, q.Name, a.None())
+		to := "none"
+		switch {
+		case a.Listener != nil:
+			to = a.Listener.Name
+		case a.Routes != nil:
+			to = a.Routes.Name
+		case a.Host != nil:
+			to = fmt.Sprint(a.Host.Addresses)
+		}
+		fmt.Fprintf(&b, "%s %s: %s\n", q.Kind, q.Name, to)
 	}
 	return b.String()
 }

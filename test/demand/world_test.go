@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -23,11 +25,13 @@ type world struct {
 	path  string
 	step  int
 	all   map[string]string // by kind and name
+	doors map[string]door   // of Services and ServiceEntries, likewise
+	door  door              // of the one that is made
 	emits chan source.Snapshot
 }
 
 func newWorld(t testing.TB, seed uint64) *world {
-	w := &world{t: t, r: rand.New(rand.NewPCG(seed, 7)), path: filepath.Join(t.TempDir(), "mesh.yaml"), all: map[string]string{}, emits: make(chan source.Snapshot, 1)}
+	w := &world{t: t, r: rand.New(rand.NewPCG(seed, 7)), path: filepath.Join(t.TempDir(), "mesh.yaml"), all: map[string]string{}, doors: map[string]door{}, emits: make(chan source.Snapshot, 1)}
 	for range 45 {
 		w.change()
 	}
@@ -45,6 +49,12 @@ func (w *world) Watch(ctx context.Context, emit func(source.Snapshot)) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// door is how a service may be reached.
+type door struct {
+	hosts, addrs []string
+	ports        []int
 }
 
 // emit makes the present state the source's. The host mark.mesh answers with the
@@ -105,9 +115,14 @@ func (w *world) change() string {
 	key := fmt.Sprintf("%s %s/%d", k.kind, ns, i)
 	if w.all[key] != "" && (w.r.IntN(4) == 0 || k.kind == "Sidecar") {
 		delete(w.all, key)
+		delete(w.doors, key)
 		return key + " goes"
 	}
+	w.door = door{}
 	w.all[key] = k.make(ns, i)
+	if len(w.door.hosts) > 0 {
+		w.doors[key] = w.door
+	}
 	return key
 }
 
@@ -120,24 +135,29 @@ var servicePorts = []string{
 }
 
 func (w *world) service(ns string, i int) string {
-	ip := fmt.Sprintf("10.0.%d.%d", len(ns), i+1)
-	if w.r.IntN(4) == 0 {
-		ip = "None"
-	}
+	v4, v6 := fmt.Sprintf("10.0.%d.%d", len(ns), i+1), fmt.Sprintf("fd00::%d:%d", len(ns), i+1)
+	ips := pick(w.r, []string{v4}, []string{v4}, []string{v4, v6}, []string{v6}, []string{"None"})
 	n := 1 + w.r.IntN(3)
 	var ports []string
-	seen := map[string]bool{}
+	w.door.hosts = []string{fmt.Sprintf("s%d", i), fmt.Sprintf("s%d.%s", i, ns), fmt.Sprintf("s%d.%s.svc", i, ns), fmt.Sprintf("S%d.%s.svc.cluster.local", i, ns)}
+	w.door.addrs = []string{fmt.Sprintf("10.1.%d.%d", len(ns), 1+i), fmt.Sprintf("10.1.%d.%d", len(ns), 6+i), fmt.Sprintf("fd00:1::%d:%d", len(ns), 1+i)}
+	if ips[0] != "None" {
+		w.door.addrs = append(w.door.addrs, ips...)
+	}
+	seen := map[int]bool{}
 	for _, p := range w.r.Perm(len(servicePorts))[:n] {
 		text := servicePorts[p]
-		if number := text[strings.Index(text, "port: "):]; !seen[number] {
+		number, _ := strconv.Atoi(strings.Trim(text[strings.Index(text, "port: ")+6:], "}"))
+		if !seen[number] {
 			seen[number] = true
 			ports = append(ports, text)
+			w.door.ports = append(w.door.ports, number)
 		}
 	}
 	return fmt.Sprintf(`apiVersion: v1
 kind: Service
 metadata: {name: s%d, namespace: %s}
-spec: {clusterIP: %s, ports: [%s]}`, i, ns, ip, strings.Join(ports, ", "))
+spec: {clusterIP: %q, clusterIPs: ["%s"], ports: [%s]}`, i, ns, ips[0], strings.Join(ips, `", "`), strings.Join(ports, ", "))
 }
 
 // slice are the endpoints of a service: one, so that the choice is no chance.
@@ -147,12 +167,16 @@ func (w *world) slice(ns string, i int) string {
 		name, port, _ := strings.Cut(strings.Trim(strings.TrimPrefix(p, "{name: "), "}"), ", port: ")
 		ports = append(ports, fmt.Sprintf("{name: %s, port: %s}", name, port))
 	}
+	kind, addr := "IPv4", fmt.Sprintf("10.1.%d.%d", len(ns), 1+i+5*w.r.IntN(2))
+	if w.r.IntN(4) == 0 {
+		kind, addr = "IPv6", fmt.Sprintf("fd00:1::%d:%d", len(ns), 1+i)
+	}
 	return fmt.Sprintf(`apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: {name: s%d, namespace: %s, labels: {kubernetes.io/service-name: s%d}}
-addressType: IPv4
-endpoints: [{addresses: [10.1.%d.%d], conditions: {ready: true}}]
-ports: [%s]`, i, ns, i, len(ns), 1+i+5*w.r.IntN(2), strings.Join(ports, ", "))
+addressType: %s
+endpoints: [{addresses: ["%s"], conditions: {ready: true}}]
+ports: [%s]`, i, ns, i, kind, addr, strings.Join(ports, ", "))
 }
 
 func (w *world) entry(ns string, i int) string {
@@ -161,10 +185,14 @@ func (w *world) entry(ns string, i int) string {
 		"{number: 3306, name: tcp, protocol: TCP}", "{number: 8080, name: http, protocol: HTTP}", "{number: 7000, name: any}")
 	rest := pick(w.r, "resolution: NONE", "resolution: NONE\n  addresses: [10.9.0.0/24]", "resolution: NONE\n  addresses: [10.9.0.7]",
 		fmt.Sprintf("resolution: STATIC\n  endpoints: [{address: 10.2.0.%d}]", i+1),
-		fmt.Sprintf("resolution: STATIC\n  addresses: [10.9.1.%d]\n  endpoints: [{address: 10.2.0.%d}]", i+1, i+1))
+		fmt.Sprintf("resolution: STATIC\n  addresses: [10.9.1.%d]\n  endpoints: [{address: 10.2.0.%d}]", i+1, i+1),
+		"resolution: NONE\n  addresses: [\"fd00:9::/64\"]", fmt.Sprintf("resolution: STATIC\n  addresses: [\"fd00:9::%d\", 10.9.0.8]\n  endpoints: [{address: \"fd00:2::%d\"}]", i+1, i+1))
 	if strings.Contains(hosts, "*") {
 		rest = "resolution: NONE"
 	}
+	number, _ := strconv.Atoi(port[len("{number: "):strings.IndexByte(port, ',')])
+	w.door = door{hosts: []string{strings.Replace(strings.Trim(hosts, `"`), "*", "x", 1)}, ports: []int{number},
+		addrs: []string{"192.0.2.1", "10.9.0.7", fmt.Sprintf("10.9.1.%d", i+1), "10.9.0.8", "fd00:9::7", fmt.Sprintf("fd00:9::%d", i+1)}}
 	return fmt.Sprintf(`apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: e%d, namespace: %s}
@@ -223,29 +251,56 @@ spec:
 // use is something that a program does.
 type use struct {
 	to, host, path string
-	kind           string // "http", "http2", "tcp", "tls"
+	kind           string // "http", "http2", "tcp", "tls", "dns"
 }
 
 func (u use) String() string { return fmt.Sprintf("%s to %s for %s%s", u.kind, u.to, u.host, u.path) }
 
-// use is a random one.
+// use is a random one: most are of what there is.
 func (w *world) use() use {
+	if len(w.doors) == 0 || w.r.IntN(3) == 0 {
+		return w.anything()
+	}
+	d := w.doors[pick(w.r, slices.Sorted(maps.Keys(w.doors))...)]
+	u := use{host: pick(w.r, d.hosts...), path: pick(w.r, "/", "/a")}
+	addr, port := pick(w.r, d.addrs...), pick(w.r, d.ports...)
+	switch port {
+	case 443:
+		u.kind = pick(w.r, "tls", "tls", "tls", "tcp", "dns")
+	case 3306:
+		u.kind = pick(w.r, "tcp", "tcp", "tcp", "tls", "dns")
+	case 7000:
+		u.kind = pick(w.r, "http", "tcp", "tls", "http2")
+	default:
+		u.kind = pick(w.r, "http", "http", "http2", "tcp", "dns")
+	}
+	switch {
+	case u.kind == "tcp" || u.kind == "tls":
+		u.path = ""
+	case u.kind != "dns" && w.r.IntN(4) == 0:
+		u.host += fmt.Sprintf(":%d", port)
+	}
+	u.to = netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(port)).String()
+	return u
+}
+
+// anything may be of nobody.
+func (w *world) anything() use {
 	addr := pick(w.r, fmt.Sprintf("10.0.%d.%d", pick(w.r, 4, 5), 1+w.r.IntN(5)), fmt.Sprintf("10.1.%d.%d", pick(w.r, 4, 5), 1+w.r.IntN(10)),
-		fmt.Sprintf("10.9.%d.%d", w.r.IntN(2), 1+w.r.IntN(8)), "192.0.2.1", "10.0.4.99")
-	u := use{kind: pick(w.r, "http", "http", "http", "http2", "tcp", "tls"), path: pick(w.r, "/", "/a")}
+		fmt.Sprintf("10.9.%d.%d", w.r.IntN(2), 1+w.r.IntN(8)), "192.0.2.1", "10.0.4.99", "fd00::4:99", "2001:db8::1")
+	u := use{kind: pick(w.r, "http", "http", "http", "http2", "tcp", "tls", "dns"), path: pick(w.r, "/", "/a")}
 	port := pick(w.r, 80, 80, 8080, 7000, 9000)
 	short := fmt.Sprintf("s%d", w.r.IntN(5))
-	u.host = pick(w.r, w.host(), w.host(), short, short+".other", short+".other.svc", strings.ToUpper(short)+".shop.svc.cluster.local:"+fmt.Sprint(port), addr,
+	u.host = pick(w.r, w.host(), w.host(), short, short+".other", short+".other.svc", strings.ToUpper(short)+".shop.svc.cluster.local",
 		"stranger.ext", "example.com", "nobody.shop.svc.cluster.local", short+".shop.svc.cluster.local.")
-	switch u.kind {
-	case "tcp":
+	switch {
+	case u.kind == "tcp":
 		port, u.host, u.path = pick(w.r, 3306, 3306, 7000, 80, 443, 5432), "", ""
-	case "tls":
-		port, u.path = pick(w.r, 443, 443, 7000, 3306), ""
-		if u.host = strings.TrimSuffix(u.host, "."); strings.Contains(u.host, ":") || strings.HasPrefix(u.host, "10.") || strings.HasPrefix(u.host, "192.") {
-			u.host = "example.com"
-		}
+	case u.kind == "tls":
+		port, u.path, u.host = pick(w.r, 443, 443, 7000, 3306), "", strings.TrimSuffix(u.host, ".")
+	case u.kind != "dns" && w.r.IntN(8) == 0:
+		u.host = netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(port)).String()
 	}
-	u.to = fmt.Sprintf("%s:%d", addr, port)
+	u.to = netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(port)).String()
 	return u
 }
