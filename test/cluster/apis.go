@@ -17,7 +17,7 @@ const GatewayAPI = "sigs.k8s.io/gateway-api@v1.6.3"
 
 // InstallAPIs gives the cluster the CRDs of Istio, in the version of the
 // product's own Istio API module, and of the Gateway API (all channels), and
-// waits until the API server serves them.
+// waits until the API server serves them. What an installation brought is replaced.
 func (c *Cluster) InstallAPIs(ctx context.Context) error {
 	files, err := crdFiles(ctx)
 	if err != nil {
@@ -31,7 +31,7 @@ func (c *Cluster) InstallAPIs(ctx context.Context) error {
 		}
 		fmt.Fprintf(&all, "---\n%s\n", b)
 	}
-	if _, err := c.kubectl(ctx, all.Bytes(), []string{"create", "--validate=false", "-f", "-"}); err != nil {
+	if _, err := c.kubectl(ctx, all.Bytes(), []string{"apply", "--server-side", "--force-conflicts", "--validate=false", "-f", "-"}); err != nil {
 		return err
 	}
 	_, err = c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=5m", "crd", "--all")

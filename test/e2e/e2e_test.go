@@ -163,9 +163,11 @@ func TestNodeLost(t *testing.T) {
 	}
 }
 
-// eventually asks until there is no error or ctx ends.
+// eventually asks until there is no error, ctx ends, or two minutes are over.
 func eventually(ctx context.Context, t *testing.T, ask func() error) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
 	for {
 		err := ask()
 		if err == nil {

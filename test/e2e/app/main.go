@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -45,7 +46,13 @@ func run(args []string) error {
 func serve(address string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	var asked atomic.Int64
 	s := &http.Server{Addr: address, ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		if r.URL.Path == "/metrics" {
+			fmt.Fprintf(w, "# TYPE app_requests_total counter\napp_requests_total %d\n", asked.Load())
+			return
+		}
 		fmt.Fprintln(w, os.Getenv("POD"), os.Getenv("NODE"), r.RemoteAddr)
 		if r.URL.Path != "/healthz" {
 			fmt.Println(r.Method, r.Host, r.URL.Path)
