@@ -1,11 +1,19 @@
 package demand
 
 import (
+	"bufio"
+	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/tulle-mesh/tulle/internal/proxy"
 )
@@ -140,36 +148,100 @@ func TestRestart(t *testing.T) {
 	s.wait("what was new", func() bool { return s.get("10.0.0.1:80", "later.wild.shop") == "200 wild!" })
 }
 
-// However many hosts and addresses that the index excludes are not asked for; of
-// those that it includes the table holds what it may. A gateway asks for nothing.
+var many = flag.Int("many", 20_000, "hosts and addresses that are tried by chance")
+
+// However many hosts and addresses a program tries: those that the index excludes
+// are not asked for, of those that it includes so many a second, and the table
+// holds what it may. What there is of the mesh is had in between, and when one of
+// those that were not there comes to be, it is there. A gateway asks for nothing.
 func TestManyNames(t *testing.T) {
 	p, b := shop(t)
 	s := newSidecar(t, boot(p), b["outside"].addr).ready()
 	s.known()
 	before := len(p.asked())
+	r := rand.New(rand.NewPCG(1, 2))
 	c, err := s.connect("10.0.0.1:80")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	ask := func(host string) string { return exchange(t, c, host) }
-	for i := range 2000 {
-		s.is("a host elsewhere", ask(fmt.Sprintf("h%d.example.com", i)), "200")
+	in := bufio.NewReader(c)
+	ask := func(host string) string { return exchange(t, c, in, host) }
+	for i := range *many {
+		if i%20 == 0 { // a connection costs more than a request
+			s.is("an address elsewhere", s.tcp(fmt.Sprintf("192.%d.%d.%d:%d", r.IntN(256), r.IntN(256), r.IntN(256), 1+r.IntN(65535))), "outside")
+		}
+		s.is("a host elsewhere", ask(fmt.Sprintf("h%d.example.com", r.Uint32())), "200")
 	}
 	if n := len(p.asked()); n != before {
-		t.Errorf("%d lookups for hosts that the index excludes", n-before)
+		t.Errorf("%d lookups for what the index excludes", n-before)
 	}
-	for i := range 300 {
-		s.is("a host of the mesh that is not", ask(fmt.Sprintf("h%d.shop", i)), "200")
+
+	// Those that the index includes, hundreds at a time.
+	var memory [2]runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&memory[0])
+	begin := time.Now()
+	var all sync.WaitGroup
+	var next atomic.Int64
+	for w := range 300 {
+		all.Go(func() {
+			r := rand.New(rand.NewPCG(3, uint64(w)))
+			for next.Add(1) < int64(*many/50) {
+				if got := s.get("10.0.0.1:80", fmt.Sprintf("h%d.shop", r.Uint32())); got != "200 outside!" && got != "503" {
+					t.Errorf("a host that may be of the mesh: %q", got)
+				}
+				if got := s.tcp(fmt.Sprintf("10.%d.%d.%d:3306", 1+r.IntN(255), r.IntN(256), r.IntN(256))); got != "outside" && got != "" {
+					t.Errorf("an address that may be of the mesh: %q", got)
+				}
+			}
+		})
 	}
-	if n := len(p.asked()); n != before+300 || s.metric("tulle_proxy_lookups_names") != n {
-		t.Errorf("%d lookups for 300 hosts, %d names are held", n-before, s.metric("tulle_proxy_lookups_names"))
+	all.Go(func() {
+		for range 20 {
+			s.is("a known host", s.get("10.0.0.1:80", "a.shop"), "200 a!")
+		}
+	})
+	all.Wait()
+	asked, took := len(p.asked())-before, time.Since(begin)
+	if most := int(took.Seconds()*200) + 64; asked > most || asked < 64 {
+		t.Errorf("%d lookups in %v", asked, took)
 	}
+	runtime.GC()
+	runtime.ReadMemStats(&memory[1])
+	if n, names := int(memory[1].HeapAlloc)-int(memory[0].HeapAlloc), s.metric("tulle_proxy_lookups_names"); names > 4096 || n > 32<<20 {
+		t.Errorf("%d names are held, %d bytes more than before", names, n)
+	}
+	t.Logf("%d tried, %d lookups in %v, %d refused, %d KiB more", 2**many/50, asked, took, s.metric("tulle_proxy_lookups_refused_total"), (int(memory[1].HeapAlloc)-int(memory[0].HeapAlloc))>>10)
+	s.wait("nobody waits", func() bool { return s.metric("tulle_proxy_lookups_waiting") == 0 })
+	s.known()
+	s.is("a host of nobody", s.get("10.0.0.1:80", "later.shop"), "200 outside!")
+	p.set(routes, map[string]proto.Message{"0.0.0.0_80/later.shop": table("0.0.0.0_80/later.shop", "a", "later.shop")})
+	s.wait("a host that came to be", func() bool { return s.get("10.0.0.1:80", "later.shop") == "200 a!" })
+}
+
+// A gateway has everything, and looks nothing up whatever it is asked for.
+func TestGateway(t *testing.T) {
+	p, b := shop(t)
+	p.generation(true) // which sends everything
+	p.set(routes, map[string]proto.Message{"80": table("80", "a", "*")})
+	in := listener("0.0.0.0_8443", "0.0.0.0:15001", httpBy("80"))
+	in.BindToPort = nil
+	p.set(listeners, map[string]proto.Message{"virtualOutbound": nil, "0.0.0.0_8443": in})
 	at := boot(p)
 	at.Workload = proxy.Workload{Gateway: true}
-	g := newSidecar(t, at, b["outside"].addr)
-	g.wait("the gateway has its configuration", func() bool { return len(g.Snapshot().Clusters) > 0 })
-	if g.Learnt() != nil || g.Snapshot().Index != nil {
-		t.Error("the gateway is on demand")
+	g := newSidecar(t, at, b["outside"].addr).ready()
+	before := len(p.asked())
+	c, err := g.connect("192.0.2.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	buf, r := bufio.NewReader(c), rand.New(rand.NewPCG(1, 2))
+	for range *many {
+		g.is("a host", exchange(t, c, buf, fmt.Sprintf("h%d.%s", r.Uint32(), pick(r, "shop", "example.com"))), "200")
+	}
+	if n := len(p.asked()); n != before || g.Learnt() != nil || g.Snapshot().Index != nil {
+		t.Errorf("%d lookups of a gateway", n-before)
 	}
 }

@@ -41,8 +41,7 @@ func likeWildcard(t *testing.T, w *world) {
 	ends := &ends{t: t, all: map[string]*backend{}}
 	know := ends.sidecar(p, "know", proxy.Bootstrap{})
 	look := ends.sidecar(p, "look", proxy.Bootstrap{OnDemand: true})
-	stop := always(look)
-	defer stop()
+	defer look.always("a host that is always there", func() string { return look.get("192.0.2.1:80", "mark.mesh") }, "200 ")()
 	for step := range *steps {
 		what := "the first"
 		if step > 0 {
@@ -72,10 +71,10 @@ func likeWildcard(t *testing.T, w *world) {
 	}
 }
 
-// always has a sidecar's program ask for a host that is always there, until the
-// caller says stop: it must have its answer whatever happens to others.
-func always(s *sidecar) (stop func()) {
-	s.wait("the host that is always there", func() bool { return strings.HasPrefix(s.get("192.0.2.1:80", "mark.mesh"), "200 ") })
+// always has a sidecar's program use something again and again until the caller
+// says stop: it must come of it what should, whatever happens to others.
+func (s *sidecar) always(what string, use func() string, want string) (stop func()) {
+	s.wait(what, func() bool { return strings.HasPrefix(use(), want) })
 	end := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -85,8 +84,8 @@ func always(s *sidecar) (stop func()) {
 				return
 			case <-time.After(5 * time.Millisecond):
 			}
-			if got := s.get("192.0.2.1:80", "mark.mesh"); !strings.HasPrefix(got, "200 ") {
-				s.t.Errorf("the host that is always there: %q", got)
+			if got := use(); !strings.HasPrefix(got, want) {
+				s.t.Errorf("%s, all the time: %q, want %q", what, got, want)
 				return
 			}
 		}
@@ -138,29 +137,37 @@ func real(t testing.TB, w source.Source) *control.Plane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := control.New(control.Options{Dir: dir, Source: w, Log: t.Logf})
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	p, stop := start(t, dir, w)
+	t.Cleanup(stop)
+	return p
+}
+
+// start runs a control plane whose state is in dir.
+func start(t testing.TB, dir string, w source.Source) (p *control.Plane, stop func()) {
+	p, err := control.New(control.Options{Dir: dir, Registry: filepath.Join(dir, "workloads.json"), Source: w, Log: t.Logf})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("control plane: %v", err)
 		}
-		_ = os.RemoveAll(dir)
 	})
 	for p.Compiled() == nil {
 		_, _, newer := p.Changed()
 		select {
 		case <-newer:
 		case <-time.After(patience):
+			stop()
 			t.Fatal("nothing was compiled")
 		}
 	}
-	return p
+	return p, stop
 }
 
 // ends are backends, each for an endpoint of a cluster, which say whose they are.
@@ -183,7 +190,7 @@ func (e *ends) at(cluster string, ep netip.AddrPort) netip.AddrPort {
 // sidecar registers a workload and starts its proxy, whose connections end at e.
 func (e *ends) sidecar(p *control.Plane, name string, at proxy.Bootstrap) *sidecar {
 	e.t.Helper()
-	r, err := p.Register(control.WorkloadSpec{Namespace: "shop", Name: name, Labels: map[string]string{"app": "client"}, Redirected: true, Ready: true}, nil)
+	r, err := p.Register(control.WorkloadSpec{Namespace: "shop", Name: name, Labels: map[string]string{"app": "client"}, Redirected: true, Ready: true, PID: os.Getpid()}, nil)
 	if err != nil {
 		e.t.Fatal(err)
 	}

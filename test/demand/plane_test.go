@@ -29,9 +29,11 @@ type plane struct {
 
 	mu      sync.Mutex
 	server  *grpc.Server
+	served  chan struct{}                   // closed when server has ended
 	all     map[string]map[string]*resource // by type URL and name
 	version int
 	silent  bool // lookups are not answered
+	old     bool // it knows nothing of lookups
 	streams map[*session]bool
 	lookups []string // names that were asked for, in order
 }
@@ -83,9 +85,9 @@ func (p *plane) start() {
 	s := grpc.NewServer()
 	discoverypb.RegisterAggregatedDiscoveryServiceServer(s, p)
 	p.mu.Lock()
-	p.server = s
+	p.server, p.served = s, make(chan struct{})
 	p.mu.Unlock()
-	go func() { _ = s.Serve(l) }() // ends with Stop
+	go func() { defer close(p.served); _ = s.Serve(l) }() // ends with Stop
 }
 
 func (p *plane) stop() {
@@ -95,6 +97,7 @@ func (p *plane) stop() {
 	p.mu.Unlock()
 	if s != nil {
 		s.Stop()
+		<-p.served // then the socket's path is free
 	}
 }
 
@@ -135,6 +138,17 @@ func (p *plane) hush(on bool) {
 	p.tell()
 }
 
+// say sends a message to every stream as it is, whatever was asked for.
+func (p *plane) say(r *discoverypb.DeltaDiscoveryResponse) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for s := range p.streams {
+		s.mu.Lock()
+		_ = s.Send(r) // a broken stream ends in Recv
+		s.mu.Unlock()
+	}
+}
+
 // asked are the names that were looked up so far, sorted.
 func (p *plane) asked() []string {
 	p.mu.Lock()
@@ -169,7 +183,7 @@ func (p *plane) DeltaAggregatedResources(x discoverypb.AggregatedDiscoveryServic
 			return err
 		}
 		p.mu.Lock()
-		if asked := s.asked[r.TypeUrl]; asked != nil {
+		if asked := s.asked[r.TypeUrl]; asked != nil && !(p.old && (r.TypeUrl == ext.IndexType || r.TypeUrl == ext.HostType)) {
 			if len(r.ResourceNamesSubscribe)+len(r.ResourceNamesUnsubscribe) == 0 && r.ResponseNonce == "" {
 				r.ResourceNamesSubscribe = []string{"*"}
 			}
@@ -214,7 +228,7 @@ func (p *plane) update(s *session) {
 		for n := range s.asked[url] {
 			if n == "*" {
 				for own := range p.all[url] {
-					if _, ok := ext.ParseLookup(own); !ok || url == clusters || url == endpoints {
+					if _, ok := ext.ParseLookup(own); !ok || p.old || url == clusters || url == endpoints {
 						names[own] = names[own][:len(names[own]):len(names[own])]
 					}
 				}

@@ -96,7 +96,9 @@ func (b *backend) greet(c net.Conn, secure *tls.Config, web chan net.Conn) {
 	case 22:
 		x := tls.Server(peeked, secure)
 		_, _ = io.WriteString(x, b.name)
-		_ = x.Close()
+		_ = x.CloseWrite()
+		_, _ = io.Copy(io.Discard, c) // or the end is a reset
+		_ = c.Close()
 	default:
 		defer func() { _ = recover() }() // the test is over
 		web <- peeked
@@ -420,12 +422,13 @@ func countOf(metrics, series string) (n int) {
 }
 
 // exchange is the status of one request on a connection that stays.
-func exchange(t testing.TB, c net.Conn, host string) string {
+func exchange(t testing.TB, c net.Conn, in *bufio.Reader, host string) string {
 	t.Helper()
+	_ = c.SetDeadline(time.Now().Add(patience))
 	if _, err := fmt.Fprintf(c, "GET / HTTP/1.1\r\nhost: %s\r\n\r\n", host); err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	resp, err := http.ReadResponse(in, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
