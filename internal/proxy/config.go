@@ -46,6 +46,7 @@ func (p *Proxy) feed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.source.Store(f)
 	return f.Run(ctx)
 }
 

@@ -224,6 +224,13 @@ func (p *Proxy) handOver(ctx context.Context, c *net.UnixConn) error {
 	if err := expect(c, &r); err != nil {
 		return err
 	}
+	if f := p.source.Load(); f != nil { // the successor begins with what we know now
+		within, cancel := context.WithTimeout(ctx, handWait/2)
+		if err := f.Keep(within); err != nil {
+			p.log.Warn("what is known is not kept for a successor", "error", err)
+		}
+		cancel()
+	}
 	all, err := p.hand()
 	if err == nil {
 		err = sendAll(c, all)

@@ -45,17 +45,18 @@ type Proxy struct {
 	ready     atomic.Bool
 	started   time.Time
 	sockets   *listen.Set
-	waiting   atomic.Value           // string: what readiness waits for
-	opening   sync.Mutex             // held while a snapshot's listeners are opened
-	unopened  atomic.Pointer[string] // which listeners cannot be opened, and why
-	served    chan struct{}          // closed when requests can be served
-	first     sync.Once              // of served
-	unfed     chan struct{}          // closed when the feed has ended
-	leaving   atomic.Bool            // draining, to end
-	shutting  atomic.Bool            // its listeners are being closed, or are
-	failing   atomic.Bool            // POST /healthcheck/fail
-	handed    atomic.Bool            // a successor has taken over
-	goodbye   chan struct{}          // closed when it was told so
+	waiting   atomic.Value              // string: what readiness waits for
+	opening   sync.Mutex                // held while a snapshot's listeners are opened
+	unopened  atomic.Pointer[string]    // which listeners cannot be opened, and why
+	served    chan struct{}             // closed when requests can be served
+	first     sync.Once                 // of served
+	unfed     chan struct{}             // closed when the feed has ended
+	source    atomic.Pointer[feed.Feed] // nil: the configuration comes from the caller
+	leaving   atomic.Bool               // draining, to end
+	shutting  atomic.Bool               // its listeners are being closed, or are
+	failing   atomic.Bool               // POST /healthcheck/fail
+	handed    atomic.Bool               // a successor has taken over
+	goodbye   chan struct{}             // closed when it was told so
 	stop      context.CancelFunc
 	hostPorts []hostPort
 	names     *dns.Server   // nil: the program asks others

@@ -241,7 +241,7 @@ type bootstrapWorkload struct {
 func (r *Run) startProxy(rep *Replica, dir string) error {
 	rep.Admin = filepath.Join(dir, "admin.sock")
 	b := bootstrap{ID: rep.ID, XDS: "unix://" + rep.XDS, TokenFile: filepath.Join(dir, tokenFile),
-		SecretDir: secretDir(dir), Admin: "unix://" + rep.Admin, Concurrency: r.Loops, RestartSocket: filepath.Join(dir, "restart.sock")}
+		SecretDir: secretDir(dir), StateDir: filepath.Join(dir, "state"), Admin: "unix://" + rep.Admin, Concurrency: r.Loops, RestartSocket: filepath.Join(dir, "restart.sock")}
 	l := rep.Labels
 	b.Workload = bootstrapWorkload{Name: first(r.Spec.Deployment, rep.Name), Namespace: rep.Namespace, App: l["app"],
 		Version: l["version"], Canonical: first(l["service.istio.io/canonical-name"], l["app.kubernetes.io/name"], l["app"], r.Spec.Deployment, rep.Name),

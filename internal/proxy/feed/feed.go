@@ -287,6 +287,22 @@ func (f *Feed) presentable(now time.Time) bool {
 	return false
 }
 
+// Keep writes now what was not yet kept, for another process to read. It returns
+// when that is done, or Run has ended, or ctx.
+func (f *Feed) Keep(ctx context.Context) error {
+	out := make(chan error, 1)
+	if !f.post(ctx, func() { out <- f.disk.close() }) {
+		return nil
+	}
+	select {
+	case err := <-out:
+		return err
+	case <-f.done:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
 // touch notes that a resource changed.
 func (f *Feed) touch(k kind, names ...string) {
 	for _, n := range names {

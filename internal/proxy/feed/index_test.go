@@ -157,3 +157,31 @@ func TestDemandBadIndex(t *testing.T) {
 		}
 	})
 }
+
+// What was learnt a moment ago is there for a process that begins now, without a
+// control plane.
+func TestDemandKeep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		p := newPlane(t)
+		l := newLoops()
+		keep := func(c *Config) { c.StateDir = dir }
+		w, s := onDemand(t, p, l, keep)
+		defer w.stop()
+		s.begin()
+		l.ask("10.0.0.9_3306")
+		s.answer("2", conf.LDSType, of1(at("10.0.0.9")))
+		l.take()
+		if err := w.Keep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		p.setDown(true)
+		after := newLoops()
+		w2 := run(t, p, func(c *Config) { c.Demand = after.demand(); keep(c) })
+		defer w2.stop()
+		synctest.Wait()
+		if a := after.learnt.At(netip.MustParseAddrPort("10.0.0.9:3306")); a == nil || a.Listener == nil {
+			t.Errorf("the next process knows %v", a)
+		}
+	})
+}
