@@ -3,6 +3,7 @@ package wire
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -82,13 +83,16 @@ func TestSafeRetries(t *testing.T) {
 // back, and the last failure is told with URX.
 func TestRetries(t *testing.T) {
 	var n atomic.Int32
+	var body strings.Builder // of several pieces
+	for i := 0; body.Len() < 300<<10; i++ {
+		fmt.Fprintln(&body, i)
+	}
 	addr := answers(t, func(h string, c net.Conn, in *bufio.Reader) {
 		n.Add(1)
 		if strings.HasPrefix(h, "POST") {
-			b := make([]byte, 4)
-			_, _ = in.Read(b)
-			if string(b) != "body" {
-				t.Errorf("attempt %d got %q", n.Load(), b)
+			b := make([]byte, body.Len())
+			if k, err := io.ReadFull(in, b); string(b) != body.String() {
+				t.Errorf("attempt %d got another body, of %d bytes: %v", n.Load(), k, err)
 			}
 		}
 		fmt.Fprint(c, "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
@@ -96,7 +100,7 @@ func TestRetries(t *testing.T) {
 	m := proxytest.NewMesh(t, addr, proxytest.Options{Client: func(p *proxytest.Parts) {
 		p.Route.Forward.Retry = &conf.Retry{On: conf.On5xx, Attempts: 2, BackoffBase: time.Millisecond}
 	}})
-	r, _ := dial(t, m.Client.Addr).say("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody").response("POST")
+	r, _ := dial(t, m.Client.Addr).say("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%s", body.Len(), &body).response("POST")
 	if r.StatusCode != 503 || n.Load() != 3 || m.Client.Requests(`response_flags="URX"`) != 1 {
 		t.Errorf("%d after %d attempts\n%s", r.StatusCode, n.Load(), m.Client.Totals())
 	}

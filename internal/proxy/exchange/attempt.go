@@ -84,20 +84,21 @@ func (a *attempt) Ready(s stream.Stream, via *pool.Upstream) {
 	x.rec.UpstreamLocal = via.Local
 	x.rec.UpstreamTLS = via.TLS
 	x.rec.UpstreamPeer = via.Principal
-	whole := x.reqEnd && len(x.kept) == 0 && x.trailers == nil
+	whole := x.reqEnd && x.kept.size == 0 && x.trailers == nil
 	x.sendHead(s, via, whole)
-	if len(x.kept) > 0 {
-		s.SendData(x.kept, x.reqEnd && x.trailers == nil)
+	for i, n := 0, len(x.kept.pieces); i < n && a.s == s; i++ { // it may fail meanwhile
+		s.SendData(x.kept.pieces[i], i == n-1 && x.reqEnd && x.trailers == nil)
 	}
 	if x.trailers != nil {
 		s.SendTrailers(x.trailers)
 	}
 	a.sent = x.reqEnd
-	if len(x.kept) > x.conn.bufferLimit() { // more came before there was a connection
+	if x.kept.size > x.conn.bufferLimit() { // more came before there was a connection
 		x.retries.left = 0
 	}
 	if x.retries.left <= 0 && !x.reqEnd {
-		x.keeping, x.kept = false, x.kept[:0]
+		x.keeping = false
+		x.kept.drop(x.env.Loop)
 	}
 	a.armTry()
 	a.touch()

@@ -95,7 +95,7 @@ type life struct {
 
 	// Request direction. kept holds the body as long as it may be sent again
 	// or has nowhere to go yet; keeping says that it still holds all of it.
-	kept     []byte
+	kept     kept
 	keeping  bool
 	reqEnd   bool // the request is complete here
 	trailers *stream.Head
@@ -148,10 +148,8 @@ func (e *Env) get() *Exchange {
 }
 
 func (e *Env) put(x *Exchange) {
-	kept := x.kept[:0]
-	if cap(kept) > 16<<10 {
-		kept = nil
-	}
+	x.kept.drop(e.Loop)
+	kept := x.kept
 	x.req.Reset()
 	x.resp.Reset()
 	clear(x.shadows)
@@ -360,14 +358,15 @@ func (x *Exchange) keep(p []byte, live bool) {
 		x.keeping = false
 		return
 	}
-	if len(x.kept)+len(p) <= x.conn.bufferLimit() || !live {
-		x.kept = append(x.kept, p...)
-		if !live && len(x.kept) > waitLimit {
+	if x.kept.size+len(p) <= x.conn.bufferLimit() || !live {
+		x.kept.add(x.env.Loop, p)
+		if !live && x.kept.size > waitLimit {
 			x.pauseDown(true)
 		}
 		return
 	}
-	x.keeping, x.kept, x.retries.left = false, x.kept[:0], 0
+	x.keeping, x.retries.left = false, 0
+	x.kept.drop(x.env.Loop)
 }
 
 // waitLimit bounds what is read of a body that has no upstream yet, in bytes;

@@ -45,7 +45,9 @@ func (x *Exchange) mirror(f *conf.Forward) {
 		if !m.NoSuffix {
 			s.head.Authority = shadowed(&s.head)
 		}
-		s.body = append(s.body, x.kept...)
+		for _, p := range x.kept.pieces {
+			s.body = append(s.body, p...)
+		}
 		x.shadows = append(x.shadows, s)
 		if x.reqEnd {
 			s.finish(x.trailers)
