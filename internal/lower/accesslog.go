@@ -76,6 +76,17 @@ func (l *Lowering) accessLog() []*accesslogpb.AccessLog {
 	}}
 }
 
+// listenerLog of a listener that accepts connections: those that no filter chain
+// took, and those beyond a limit of connections, which only our proxy logs.
+func (l *Lowering) listenerLog() []*accesslogpb.AccessLog {
+	out := l.accessLog()
+	for _, a := range out {
+		a.Filter = &accesslogpb.AccessLogFilter{FilterSpecifier: &accesslogpb.AccessLogFilter_ResponseFlagFilter{
+			ResponseFlagFilter: &accesslogpb.ResponseFlagFilter{Flags: []string{"NR", "OM"}}}}
+	}
+	return out
+}
+
 // logFields of a JSON log; the default ones when the user's are not an object.
 func (l *Lowering) logFields(format string) *structpb.Struct {
 	if format != "" {

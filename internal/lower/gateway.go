@@ -29,6 +29,7 @@ func (l *Lowering) gateway(p *model.GatewayPort) *listenerpb.Listener {
 		Name:             p.Name,
 		Address:          socket(at),
 		TrafficDirection: corepb.TrafficDirection_OUTBOUND,
+		AccessLog:        l.listenerLog(),
 		Metadata:         l.metadata(p.Origin),
 	}
 	if !p.Listen.IsValid() && at.Addr() == netip.IPv4Unspecified() {

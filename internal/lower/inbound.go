@@ -45,6 +45,7 @@ func (l *Lowering) virtualInbound() *listenerpb.Listener {
 	out := &listenerpb.Listener{
 		Name:                             "virtualInbound",
 		TrafficDirection:                 corepb.TrafficDirection_INBOUND,
+		AccessLog:                        l.listenerLog(),
 		ListenerFiltersTimeout:           dur(0),
 		ContinueOnListenerFiltersTimeout: true,
 		FilterChains: []*listenerpb.FilterChain{{
@@ -103,6 +104,7 @@ func (l *Lowering) boundInbound(in *model.Inbound) *listenerpb.Listener {
 		Name:             l.inboundListenerName(in),
 		Address:          socket(in.Listen),
 		TrafficDirection: corepb.TrafficDirection_INBOUND,
+		AccessLog:        l.listenerLog(),
 		Metadata:         l.metadata(in.Origin),
 	}
 	place := l.declared(in)

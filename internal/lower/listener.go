@@ -72,6 +72,7 @@ func (l *Lowering) virtualOutbound() *listenerpb.Listener {
 		Name:             "virtualOutbound",
 		UseOriginalDst:   yes(),
 		TrafficDirection: corepb.TrafficDirection_OUTBOUND,
+		AccessLog:        l.listenerLog(),
 		FilterChains: []*listenerpb.FilterChain{{
 			Name:             "virtualOutbound-blackhole", // dialled itself
 			FilterChainMatch: &listenerpb.FilterChainMatch{DestinationPort: u32(outboundPort)},
@@ -104,7 +105,9 @@ func (l *Lowering) outbound(o *model.Outbound) *listenerpb.Listener {
 		TrafficDirection: corepb.TrafficDirection_OUTBOUND,
 		Metadata:         l.metadata(o.Origin),
 	}
-	if !o.Bind {
+	if o.Bind {
+		out.AccessLog = l.listenerLog()
+	} else {
 		out.BindToPort = no()
 	}
 	for _, a := range o.Extra {

@@ -216,6 +216,9 @@ func readLines(text string) ([]*line, error) {
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", i+1, err)
 		}
+		if len(words) == 0 { // a comment behind other blanks
+			continue
+		}
 		if len(words) > maxWords {
 			return nil, fmt.Errorf("line %d: %d words, more than %d", i+1, len(words), maxWords)
 		}

@@ -50,6 +50,11 @@ type Bootstrap struct {
 	// of the mesh; for sidecars that capture connections, if the control plane
 	// does so too.
 	OnDemand bool `json:"onDemand,omitempty"`
+	// Runtime holds Envoy's runtime keys that limit the connections of clients:
+	// overload.global_downstream_max_connections, and for one listener
+	// envoy.resource_limits.listener.<name>.connection_limit. Others are told in
+	// a warning.
+	Runtime  map[string]string `json:"runtime,omitempty"`
 	NoBridge bool `json:"noBridge,omitempty"` // never carry HTTP/1 as HTTP/2 between sidecars
 
 	// Pod is what a pod's environment says; nil: we are in none.

@@ -150,6 +150,13 @@ func Run(ctx context.Context, boot *Bootstrap, log *slog.Logger) error {
 
 // newProxy makes a proxy in the place where it runs; nil: what boot says.
 func newProxy(boot *Bootstrap, log *slog.Logger, at *Place) (*Proxy, error) {
+	clients, unknown, err := limits(boot.Runtime)
+	if err != nil {
+		return nil, err
+	}
+	if len(unknown) > 0 {
+		log.Warn("runtime keys that mean nothing here", "keys", unknown)
+	}
 	n := boot.Concurrency
 	if n <= 0 {
 		n = defaultLoops()
@@ -160,7 +167,6 @@ func newProxy(boot *Bootstrap, log *slog.Logger, at *Place) (*Proxy, error) {
 	p := &Proxy{boot: boot, log: log, memory: overload.New(overload.Limit(), overload.Used), started: time.Now(), served: make(chan struct{}), unfed: make(chan struct{}),
 		goodbye: make(chan struct{}), nameSockets: map[string]nameSocket{}}
 	p.snapshot.Store(conf.NewSnapshot())
-	var err error
 	if boot.Agent != "" {
 		if p.inside, err = openInside(boot.Agent); err != nil {
 			return nil, err
@@ -192,7 +198,7 @@ func newProxy(boot *Bootstrap, log *slog.Logger, at *Place) (*Proxy, error) {
 		p.workers = append(p.workers, k)
 	}
 	p.sockets = listen.New(p.group, listen.Options{Accepted: p.accepted, Refused: p.unmatched, Unknown: p.unknown, Demand: p.board, Open: at.Open, Original: at.Original,
-		Limit: connectionLimit(), Refuse: p.refuses})
+		Limit: connectionLimit(), Refuse: p.refuses, Limits: clients, Full: p.full})
 	p.waiting.Store("the control plane has not answered yet")
 	p.gauges()
 	return p, nil
@@ -298,6 +304,7 @@ func (p *Proxy) gauges() {
 		return float64(n)
 	})
 	p.memoryGauges()
+	p.listenerMetrics()
 	p.demandGauges()
 	p.telemetry.CounterFunc("tulle_proxy_panics_total", "Events that ended in an internal error.", func() float64 { return float64(p.group.Panics()) })
 	p.telemetry.Gauge("tulle_proxy_uptime_seconds", "Time since the start.", func() float64 { return time.Since(p.started).Seconds() })

@@ -78,7 +78,7 @@ func TestBackendDies(t *testing.T) {
 				t.Error(err)
 			}
 			for _, l := range lines(log) {
-				if f := strings.Fields(l); len(f) != 4 || !strings.Contains(f[2], b.flag) {
+				if f := strings.Fields(l); len(f) != 5 || !strings.Contains(f[2], b.flag) {
 					t.Errorf("log: %q, want %s", l, b.flag)
 				}
 			}

@@ -66,7 +66,7 @@ type gateway struct {
 
 func newGateway(t testing.TB, backend, protocol string) *gateway {
 	t.Helper()
-	p := New(t, edgeYAML(backend, protocol), "%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_SENT%\n")
+	p := New(t, edgeYAML(backend, protocol), "%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_SENT% %RESPONSE_CODE_DETAILS%\n")
 	n := p.Join(control.WorkloadSpec{Namespace: "shop", Name: "edge", Account: "edge", Labels: map[string]string{"istio": "edge"}, Gateway: true,
 		Ports: []control.PortSpec{{Port: 80, Listen: port.Free(t)}, {Port: 9000, Listen: port.Free(t)}}})
 	g := &gateway{Node: n, place: p}
@@ -128,8 +128,10 @@ func client(t testing.TB, h2 bool) *http.Client {
 	return &http.Client{Transport: tr, Timeout: patience}
 }
 
-func post(c *http.Client, addr, body string) error {
-	r, err := c.Post("http://"+addr+"/", "text/plain", strings.NewReader(body))
+func post(c *http.Client, addr, body string) error { return postTo(c, "http://"+addr+"/", body) }
+
+func postTo(c *http.Client, url, body string) error {
+	r, err := c.Post(url, "text/plain", strings.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -186,6 +188,7 @@ type load struct {
 	mu     sync.Mutex
 	failed []string
 	stop   chan struct{}
+	once   sync.Once // of stop
 	wg     sync.WaitGroup
 }
 
@@ -222,7 +225,7 @@ func startLoad(t testing.TB, addr string, h1, h2 int, pause time.Duration) *load
 
 func (l *load) end(t testing.TB) {
 	t.Helper()
-	close(l.stop)
+	l.once.Do(func() { close(l.stop) })
 	l.wg.Wait()
 	for i, f := range l.failed {
 		if i < 10 {

@@ -74,6 +74,7 @@ type choices struct {
 	outIn   string // outgoing ports that are captured whatever the address
 	outEx   string
 	native  bool
+	runtime map[string]string // Envoy's runtime keys
 }
 
 // read takes the annotations of one pod. A value that cannot be read is an

@@ -206,7 +206,7 @@ func TestProbes(t *testing.T) {
 
 func TestAnnotations(t *testing.T) {
 	with := func(a string) string { return strings.Replace(orders, "annotations: {", "annotations: {"+a+", ", 1) }
-	p := inject(t, config(), with(`sidecar.istio.io/proxyCPU: 50m, sidecar.istio.io/proxyMemoryLimit: 99Mi, traffic.sidecar.istio.io/excludeOutboundPorts: "3306, 6379", traffic.sidecar.istio.io/excludeInboundPorts: "9090", traffic.sidecar.istio.io/includeOutboundIPRanges: 10.0.0.0/8, proxy.istio.io/config: "concurrency: 3\nterminationDrainDuration: 8s"`))
+	p := inject(t, config(), with(`sidecar.istio.io/proxyCPU: 50m, sidecar.istio.io/proxyMemoryLimit: 99Mi, traffic.sidecar.istio.io/excludeOutboundPorts: "3306, 6379", traffic.sidecar.istio.io/excludeInboundPorts: "9090", traffic.sidecar.istio.io/includeOutboundIPRanges: 10.0.0.0/8, proxy.istio.io/config: "concurrency: 3\nterminationDrainDuration: 8s\nruntimeValues: {overload.global_downstream_max_connections: \"9\"}"`))
 	s := sidecar(t, &p)
 	if s.Resources.Requests.Cpu().String() != "50m" || s.Resources.Limits.Memory().String() != "99Mi" {
 		t.Errorf("resources %v", s.Resources)
@@ -218,7 +218,8 @@ func TestAnnotations(t *testing.T) {
 		}
 	}
 	for _, e := range s.Env {
-		if e.Name == "PROXY_CONFIG" && (!strings.Contains(e.Value, `"concurrency":3`) || !strings.Contains(e.Value, `"terminationDrainDuration":"8s"`)) {
+		if e.Name == "PROXY_CONFIG" && (!strings.Contains(e.Value, `"concurrency":3`) || !strings.Contains(e.Value, `"terminationDrainDuration":"8s"`) ||
+			!strings.Contains(e.Value, `"runtimeValues":{"overload.global_downstream_max_connections":"9"}`)) {
 			t.Error(e.Value)
 		}
 	}

@@ -221,6 +221,9 @@ func (o *choices) proxyConfigText() string {
 	if o.Concurrency > 0 {
 		m["concurrency"] = o.Concurrency
 	}
+	if len(o.runtime) > 0 {
+		m["runtimeValues"] = o.runtime
+	}
 	if o.TerminationSec > 0 {
 		m["terminationDrainDuration"] = fmt.Sprintf("%ds", o.TerminationSec)
 	}

@@ -16,6 +16,8 @@ type proxyConfig struct {
 	DiscoveryAddress         string `json:"discoveryAddress"`
 	TerminationDrainDuration string `json:"terminationDrainDuration"`
 	InterceptionMode         string `json:"interceptionMode"`
+	// RuntimeValues are Envoy's runtime keys: limits of connections.
+	RuntimeValues map[string]string `json:"runtimeValues"`
 }
 
 func (r *reader) proxyConfig(name string, o *choices) {
@@ -45,6 +47,7 @@ func (r *reader) proxyConfig(name string, o *choices) {
 	if c.DiscoveryAddress != "" {
 		o.Discovery = c.DiscoveryAddress
 	}
+	o.runtime = c.RuntimeValues
 	switch c.InterceptionMode {
 	case "", "REDIRECT":
 	case "NONE":

@@ -15,7 +15,7 @@ const inspectTimeout = 15 * time.Second
 func (b *builder) listener(m *wire.Listener) (*Listener, error) {
 	l := &Listener{
 		Name: m.Name, OriginalDst: or(m.UseOriginalDst, false), Bind: or(m.BindToPort, true),
-		InspectClose: !m.ContinueOnListenerFiltersTimeout,
+		InspectClose: !m.ContinueOnListenerFiltersTimeout, IgnoreLimit: m.IgnoreGlobalConnLimit,
 		Inbound:      m.TrafficDirection == wire.TrafficDirectionInbound,
 		BufferLimit:  int(or(m.PerConnectionBufferLimitBytes, 0)), Origin: origin(m.Metadata),
 	}

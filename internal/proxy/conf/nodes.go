@@ -22,6 +22,7 @@ type Listener struct {
 	InspectTimeout time.Duration // 0: wait for ever; then go on with what is known
 	InspectClose   bool          // close instead of going on after InspectTimeout
 	Inbound        bool          // traffic_direction
+	IgnoreLimit    bool          // ignore_global_conn_limit: the limit of all clients' connections is not for it
 	Chains         []*Chain
 	Default        *Chain // nil: connections that match no chain are closed
 	BufferLimit    int    // per connection, bytes; 0: 1 MiB

@@ -76,7 +76,9 @@ func (x *Exchange) startAttempt() {
 // Ready gets the stream that the pool found and sends what is there.
 func (a *attempt) Ready(s stream.Stream, via *pool.Upstream) {
 	x := a.x
-	a.s, a.via, a.begunSending = s, via, true
+	a.s, a.via, a.begunSending = s, via, true // before anything that may panic: it is given back with the request
+	x.env.Loop.Blame(x.conn.wire)
+	x.breakAt("ready")
 	if x.attempts > 1 && x.vhost != nil && x.vhost.AttemptCount {
 		x.setAttemptCount()
 	}
@@ -122,6 +124,7 @@ func (a *attempt) touch() {
 
 // Failed says that no stream could be had.
 func (a *attempt) Failed(r stream.Reset, detail string) {
+	a.x.env.Loop.Blame(a.x.conn.wire)
 	if r == stream.Overflow {
 		detail = ""
 	}
@@ -139,6 +142,7 @@ func (a *attempt) OnHead(h *stream.Head, end bool) {
 		}
 		return
 	}
+	x.breakAt("answer")
 	if x.upgrade && a.via.Bridged {
 		asAnswered(h)
 	}

@@ -79,7 +79,8 @@ type timers struct {
 
 func (c *Conn) timers() *timers {
 	if c.rare == nil {
-		c.rare = &timers{}
+		o := loop.Timer{Owner: c.wire}
+		c.rare = &timers{o, o, o, o}
 	}
 	return c.rare
 }
@@ -119,7 +120,7 @@ func (e *Env) Serve(a *Accepted) (*Conn, stream.Codec) {
 	}
 	a.Wire.Local() // known from here on, also when it is closed
 	c.bridge = a.Peer.ALPN == "tulle1" && a.Peer.Mutual
-	c.onIdle = c.idled
+	c.onIdle, c.idle.Owner = c.idled, a.Wire
 	_, c.seen = e.current()
 	c.limitAge()
 	if e.conns == nil {
@@ -200,6 +201,7 @@ func (c *Conn) tooSlow() {
 
 // goOn reads what waited for a response.
 func (c *Conn) goOn() {
+	c.env.Loop.Blame(c.wire)
 	if c.h1 != nil {
 		c.h1.Continue()
 		c.rest()

@@ -166,6 +166,9 @@ func (e *Env) put(x *Exchange) {
 // begin starts the life of a request whose head has just been read.
 func (x *Exchange) begin(end bool) {
 	c := x.conn
+	for _, t := range [...]*loop.Timer{&x.total, &x.idle, &x.whole, &x.pause, &x.a.try, &x.a.idle} {
+		t.Owner = c.wire
+	}
 	x.reqEnd = end
 	x.grpc = route.IsGRPC(&x.req)
 	x.upgrade = len(x.req.Protocol) > 0
@@ -173,6 +176,7 @@ func (x *Exchange) begin(end bool) {
 	x.head = string(x.req.Method) == "HEAD"
 	x.keeping = true
 	x.startRecord()
+	x.breakAt("head")
 	if x.env.Memory.Level() >= overload.Full {
 		x.env.Memory.Shed(overload.Full)
 		x.reply(telemetry.OutOfMemory, "")
@@ -325,6 +329,7 @@ func (x *Exchange) OnData(p []byte, end bool) {
 	if x.done {
 		return
 	}
+	x.breakAt("body")
 	x.rec.BytesReceived += uint64(len(p))
 	x.touch()
 	live := x.a.sending()

@@ -47,6 +47,7 @@ func (x *Exchange) lookUp(known *conf.Learnt) bool {
 // learnt goes on with a request that has waited.
 func (x *Exchange) learnt(ok bool) {
 	x.wait = nil
+	x.env.Loop.Blame(x.conn.wire)
 	if !ok {
 		x.reply(telemetry.NotLearnt, "")
 		return

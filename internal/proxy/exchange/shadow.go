@@ -107,6 +107,7 @@ func (s *shadow) over() {
 
 // Ready sends the copy.
 func (s *shadow) Ready(st stream.Stream, via *pool.Upstream) {
+	s.env.Loop.Blame(nil)
 	s.s = st
 	if via.Ours {
 		toBridge(&s.head, via.Bridged, s.env.Node.Tell)
@@ -121,7 +122,10 @@ func (s *shadow) Ready(st stream.Stream, via *pool.Upstream) {
 }
 
 // Failed forgets the copy.
-func (s *shadow) Failed(stream.Reset, string) { s.over() }
+func (s *shadow) Failed(stream.Reset, string) {
+	s.env.Loop.Blame(nil)
+	s.over()
+}
 
 // OnHead ignores the answer.
 func (s *shadow) OnHead(_ *stream.Head, end bool) {

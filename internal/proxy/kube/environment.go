@@ -48,6 +48,7 @@ type Pod struct {
 	Concurrency int    // event loops; 0: not said
 	Memory      int64  // limit of the container, in bytes; 0: not said
 	LogLevel    slog.Level
+	Runtime     map[string]string // Envoy's runtime keys
 	Drain       time.Duration // how long requests may take to end after SIGTERM
 	// UntilIdle waits for connections to end as long as it takes, after Drain.
 	UntilIdle bool
@@ -76,6 +77,8 @@ type proxyConfig struct {
 	LogLevel    string `json:"logLevel"`
 	Concurrency int    `json:"concurrency"`
 	Drain       string `json:"terminationDrainDuration"`
+
+	RuntimeValues map[string]string `json:"runtimeValues"`
 }
 
 // FromEnvironment reads the contract. get is os.Getenv.
@@ -246,7 +249,13 @@ func (e *environment) proxyConfig(p *Pod) {
 	if c.Concurrency < 0 || c.Concurrency > maxLoops {
 		e.fail("PROXY_CONFIG", fmt.Errorf("concurrency %d", c.Concurrency))
 	}
-	p.Concurrency = c.Concurrency
+	p.Concurrency, p.Runtime = c.Concurrency, c.RuntimeValues
+	if n := e.get("ISTIO_META_GLOBAL_DOWNSTREAM_MAX_CONNECTIONS"); n != "" { // of proxyMetadata, the newer word
+		if p.Runtime == nil {
+			p.Runtime = map[string]string{}
+		}
+		p.Runtime["overload.global_downstream_max_connections"] = n
+	}
 	if p.Drain = 5 * time.Second; c.Drain != "" {
 		p.Drain = e.duration("PROXY_CONFIG", c.Drain)
 	}

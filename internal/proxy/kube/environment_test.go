@@ -58,6 +58,10 @@ func TestEnvironmentChoices(t *testing.T) {
 		"memory":          {map[string]string{"GOMEMLIMIT": "1000000000"}, func(p *Pod) bool { return p.Memory == 1000000000 }},
 		"memory by hand":  {map[string]string{"GOMEMLIMIT": "100MiB"}, func(p *Pod) bool { return p.Memory == 0 }},
 		"no cpu limit":    {map[string]string{"ISTIO_CPU_LIMIT": ""}, func(p *Pod) bool { return p.Concurrency == 0 }},
+		"limits": {map[string]string{"PROXY_CONFIG": `{"discoveryAddress":"a:1","runtimeValues":{"overload.global_downstream_max_connections":"5","k":"v"}}`}, func(p *Pod) bool {
+			return len(p.Runtime) == 2 && p.Runtime["overload.global_downstream_max_connections"] == "5"
+		}},
+		"the newer word for a limit": {map[string]string{"ISTIO_META_GLOBAL_DOWNSTREAM_MAX_CONNECTIONS": "7"}, func(p *Pod) bool { return p.Runtime["overload.global_downstream_max_connections"] == "7" }},
 		"drain":           {map[string]string{"PROXY_CONFIG": `{"discoveryAddress":"a:1","terminationDrainDuration":"20s"}`}, func(p *Pod) bool { return p.Drain == 20*time.Second && !p.UntilIdle }},
 		"until idle": {map[string]string{"EXIT_ON_ZERO_ACTIVE_CONNECTIONS": "true", "MINIMUM_DRAIN_DURATION": "7s"},
 			func(p *Pod) bool { return p.Drain == 7*time.Second && p.UntilIdle }},

@@ -55,6 +55,7 @@ func (h *held) told(ok bool) {
 		return
 	}
 	h.end()
+	h.a.Conn.Loop().Blame(h.a.Conn)
 	if !ok {
 		h.set.unknown(h.a)
 		return

@@ -60,6 +60,10 @@ type Options struct {
 	// Refuse reports that a new connection is to be closed at once; may be nil.
 	// Called on the accepting loop.
 	Refuse func() bool
+	// Limits of clients' connections; beyond them they are closed at once, and
+	// Full is told, if it is set.
+	Limits Limits
+	Full   func(*Full)
 }
 
 // Set is the listening sockets of a proxy. Its methods are safe for concurrent
@@ -71,21 +75,24 @@ type Set struct {
 
 	accepted, overLimit, starved atomic.Uint64
 	inspecting                   atomic.Int32
+	clients                      loop.Tally // against Limits.All
 
 	mu        sync.Mutex
 	sockets   map[string]*socket // by address or path
+	counts    map[string]*count  // by listener
 	inherited map[string]int
 	next      int
 	shut      func(*conf.Listener) bool // which listeners are not to be open any more; nil: none
 }
 
-// socket is a listening socket. Except conf it belongs to its loop.
+// socket is a listening socket. Except conf and count it belongs to its loop.
 type socket struct {
 	set   *Set
 	fd    int
 	name  string
 	loop  *loop.Loop
 	conf  atomic.Pointer[conf.Listener]
+	count atomic.Pointer[count]
 	watch *loop.Watch
 	rest  loop.Timer
 	wake  func()
@@ -102,7 +109,8 @@ func New(g *loop.Group, o Options) *Set {
 	if o.Original == nil {
 		o.Original = originalDst
 	}
-	s := &Set{group: g, o: o, sockets: map[string]*socket{}, inherited: map[string]int{}}
+	s := &Set{group: g, o: o, sockets: map[string]*socket{}, counts: map[string]*count{}, inherited: map[string]int{}}
+	s.clients.Limit(o.Limits.All)
 	s.index.Store(match.NewIndex(nil))
 	return s
 }
@@ -142,6 +150,7 @@ func (s *Set) Update(all map[string]*conf.Listener) (errs map[string]error) {
 			want[key] = l
 			if old := s.sockets[key]; old != nil {
 				old.conf.Store(l)
+				old.count.Store(s.countOf(l))
 				continue
 			}
 			if err := s.open(key, l); err != nil {
@@ -155,6 +164,7 @@ func (s *Set) Update(all map[string]*conf.Listener) (errs map[string]error) {
 			sock.close(nil)
 		}
 	}
+	s.forget()
 	return errs
 }
 
@@ -190,6 +200,7 @@ func (s *Set) open(key string, l *conf.Listener) error {
 	sock := &socket{set: s, fd: fd, name: key, loop: loops[s.next%len(loops)]}
 	s.next++
 	sock.conf.Store(l)
+	sock.count.Store(s.countOf(l))
 	sock.wake = sock.start
 	s.sockets[key] = sock
 	if !sock.loop.Post(sock.start) {
@@ -266,16 +277,22 @@ func (k *socket) take() bool {
 			_ = unix.Close(fd)
 			continue
 		}
+		tally, ok := k.admit(fd, remote, l)
+		if !ok {
+			_ = unix.Close(fd)
+			continue
+		}
 		if to == k.loop {
-			s.take(to, fd, remote, l)
+			s.take(to, fd, remote, l, tally)
 			continue
 		}
 		to.Expect(1)
 		if !to.Post(func() {
 			to.Expect(-1)
-			s.take(to, fd, remote, l)
+			s.take(to, fd, remote, l, tally)
 		}) {
 			to.Expect(-1)
+			tally.Give()
 			_ = unix.Close(fd)
 		}
 	}
@@ -291,7 +308,7 @@ func (s *Set) count() (n int) {
 }
 
 // take begins with a connection on its loop.
-func (s *Set) take(on *loop.Loop, fd int, remote netip.AddrPort, l *conf.Listener) {
+func (s *Set) take(on *loop.Loop, fd int, remote netip.AddrPort, l *conf.Listener, tally *loop.Tally) {
 	local := loop.LocalAddr(fd)
 	a := &Accepted{Listener: l, Info: match.Info{Destination: local, Source: remote}}
 	if local.IsValid() && (l.OriginalDst || l.RestoreDst) {
@@ -300,6 +317,7 @@ func (s *Set) take(on *loop.Loop, fd int, remote netip.AddrPort, l *conf.Listene
 		}
 	}
 	a.Conn = on.Adopt(fd, local, remote)
+	a.Conn.Hold(tally)
 	s.handOver(a)
 }
 

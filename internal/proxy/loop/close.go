@@ -138,6 +138,10 @@ func (c *Conn) drop() {
 		l.setLoad()
 	}
 	c.phase = gone
+	if c.tally != nil {
+		c.tally.Give()
+		c.tally = nil
+	}
 	if c.linger != nil {
 		c.linger.Stop()
 	}

@@ -87,14 +87,16 @@ type Conn struct {
 
 	out        []byte // pending, plain when a sealer is set
 	wire       []byte // pending, sealed
-	off, woff  int    // sent already
+	off        int    // sent already of out
 	linger     *Timer
 	relay      *Relay // where input goes without being read; nil: to the codec
 	pipe       *pipe  // pending output that was spliced; before out
+	tally      *Tally // which counts it; nil: none
 	local      netip.AddrPort
 	remote     netip.AddrPort
 	bytesIn    uint64
 	bytesOut   uint64
+	woff       int32 // sent already of wire
 	fd, slot   int32
 	phase      phase
 	hint       uint8 // class of buffer that it used last
@@ -222,7 +224,7 @@ func (c *Conn) SetSealer(s Sealer) {
 	if c.phase == gone {
 		return
 	}
-	c.wire, c.woff = c.out, c.off
+	c.wire, c.woff = c.out, int32(c.off) // no more than maxWater
 	c.out, c.off = nil, 0
 	c.sealer, c.relay = s, nil
 	c.bytesIn, c.bytesOut = 0, 0

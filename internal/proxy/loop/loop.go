@@ -61,6 +61,7 @@ type Loop struct {
 	yielded  int64 // when others were let run
 
 	cur      *Conn // whose event is being handled
+	also     *Conn // for whom something is done in it, see Blame
 	rb       []byte
 	sealed   []byte // cipher scratch
 	opening  *Conn  // whose bytes its sealer is opening
@@ -267,6 +268,11 @@ func (l *Loop) Post(fn func()) bool {
 	l.mu.Unlock()
 	return true
 }
+
+// Blame says on whose behalf something is done in the present event, which may
+// be another connection's, or nobody's: a timer without Owner, or what was
+// posted. If it panics, c is closed too.
+func (l *Loop) Blame(c *Conn) { l.also = c }
 
 // Next has fn run on this loop, from which it must be called, after the
 // present round's events.
@@ -487,7 +493,7 @@ func (l *Loop) round() (done bool) {
 		}
 		fn := t.fn
 		t.fn = nil
-		l.cur = t.Owner
+		l.cur, l.also = t.Owner, nil
 		fn()
 		l.flush(&l.eager)
 	}
@@ -500,6 +506,7 @@ func (l *Loop) round() (done bool) {
 		fn := l.running[l.runAt]
 		l.running[l.runAt] = nil
 		l.runAt++
+		l.also = nil
 		fn()
 		l.cur = nil
 		l.flush(&l.eager)
@@ -511,7 +518,7 @@ func (l *Loop) round() (done bool) {
 	for l.doingAt < len(l.doing) {
 		c := l.doing[l.doingAt]
 		l.doingAt++
-		l.cur = c
+		l.cur, l.also = c, nil
 		c.proceed()
 		l.flush(&l.eager)
 	}
@@ -523,14 +530,16 @@ func (l *Loop) round() (done bool) {
 
 // recovered ends a panic: the connection at work is closed.
 func (l *Loop) recovered(what any) {
-	c := l.cur
-	l.cur = nil
+	c, also := l.cur, l.also
+	l.cur, l.also = nil, nil
 	if what == nil {
 		return // Goexit: not ours to stop
 	}
 	l.group.report(l.id, what)
-	if c != nil && c.loop == l {
-		c.kill(ErrPanic)
+	for _, c := range [...]*Conn{also, c} {
+		if c != nil && c.loop == l {
+			c.kill(ErrPanic)
+		}
 	}
 }
 
@@ -544,10 +553,11 @@ func (l *Loop) dispatch(ev *unix.EpollEvent) {
 		return // of a connection that is gone
 	}
 	if c := s.conn; c != nil {
-		l.cur = c
+		l.cur, l.also = c, nil
 		c.event(ev.Events)
 		l.cur = nil
 	} else if w := s.watch; w != nil {
+		l.also = nil
 		w.fn(ev.Events)
 	}
 }
@@ -581,10 +591,10 @@ func (l *Loop) flush(list *[]*Conn) {
 			continue // was flushed before a panic
 		}
 		c.dirty = false
-		prev := l.cur
-		l.cur = c
+		prev, also := l.cur, l.also
+		l.cur, l.also = c, nil
 		c.flush()
-		l.cur = prev
+		l.cur, l.also = prev, also
 	}
 	rest := copy(*list, (*list)[n:])
 	clear((*list)[rest:])

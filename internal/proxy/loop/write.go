@@ -13,7 +13,7 @@ import (
 const directSize = 2 << 10
 
 // pending is how many bytes wait to be sent.
-func (c *Conn) pending() int { return len(c.out) - c.off + len(c.wire) - c.woff + c.piped() }
+func (c *Conn) pending() int { return len(c.out) - c.off + len(c.wire) - int(c.woff) + c.piped() }
 
 // Out lends the pending output for appending; see stream.Wire.
 func (c *Conn) Out() []byte {
@@ -210,10 +210,10 @@ func (c *Conn) push() {
 		return
 	}
 	for !c.stuck && c.phase < gone && !c.discarding {
-		if c.woff < len(c.wire) {
+		if int(c.woff) < len(c.wire) {
 			n, e := sysSend(c.fd, c.wire[c.woff:])
 			if c.sent(e) {
-				c.woff += n
+				c.woff += int32(n)
 			}
 			continue
 		}
@@ -246,7 +246,7 @@ func (c *Conn) sendSealed(b []byte) {
 
 func (c *Conn) keepSealed(b []byte) {
 	if cap(c.wire)-len(c.wire) < len(b) {
-		w := append(c.loop.bufs.get(len(c.wire)-c.woff+len(b)), c.wire[c.woff:]...)
+		w := append(c.loop.bufs.get(len(c.wire)-int(c.woff)+len(b)), c.wire[c.woff:]...)
 		c.loop.recycle(c.wire)
 		c.wire, c.woff = w, 0
 	}

@@ -251,6 +251,7 @@ func (p *pipe) acquire() error {
 
 // finish hands the connection on, on its loop.
 func (p *pipe) finish(s *sealer, h *Handshake, err error) {
+	p.conn.Loop().Blame(p.conn)
 	switch {
 	case p.over:
 		return

@@ -85,6 +85,9 @@ type session struct {
 func (e *Env) Serve(a *Accepted) stream.Codec {
 	s := &session{env: e, conf: a.Chain.TCP, down: a.Wire, original: a.Original, downTLS: a.Secure,
 		listener: a.Listener.Name, inform: a.Listener, chain: a.Chain}
+	for _, t := range [...]*loop.Timer{&s.idle, &s.life, &s.expiry, &s.gone} {
+		t.Owner = a.Wire
+	}
 	s.onIdle, s.upCodec.s = s.idled, s
 	s.out.s, s.in.s = s, s
 	s.idleFor = s.conf.IdleTimeout
@@ -158,6 +161,7 @@ func (s *session) expired() {
 
 // connect picks an endpoint and dials it.
 func (s *session) connect() {
+	s.env.Loop.Blame(s.down)
 	if s.over {
 		return
 	}

@@ -34,14 +34,20 @@ func (s *Set) Expose(w io.Writer, now int64) error {
 	e.counter("istio_tcp_connections_closed_total", "TCP connections closed.", tcp, func(m *merged) uint64 { return m.tcpClosed })
 	s.own.mu.Lock()
 	own := append([]ownMetric{
-		{"tulle_proxy_metric_series", "Label sets held now.", "gauge", func() float64 { return float64(len(all)) }},
-		{"tulle_proxy_metric_spilled_total", "Records counted without labels because there were too many label sets.", "counter", func() float64 { return float64(s.metrics.spilled.Load()) }},
-		{"tulle_proxy_access_log_dropped_total", "Access log lines dropped because a ring was full.", "counter", func() float64 { return float64(s.logs.dropped.Load()) }},
+		{name: "tulle_proxy_metric_series", help: "Label sets held now.", kind: "gauge", value: func() float64 { return float64(len(all)) }},
+		{name: "tulle_proxy_metric_spilled_total", help: "Records counted without labels because there were too many label sets.", kind: "counter",
+			value: func() float64 { return float64(s.metrics.spilled.Load()) }},
+		{name: "tulle_proxy_access_log_dropped_total", help: "Access log lines dropped because a ring was full.", kind: "counter",
+			value: func() float64 { return float64(s.logs.dropped.Load()) }},
 	}, s.own.list...)
 	s.own.mu.Unlock()
 	for _, m := range own {
 		e.head(m.name, m.help, m.kind)
-		e.line(m.name, "", strconv.FormatFloat(m.value(), 'g', -1, 64))
+		if m.lines == nil {
+			e.line(m.name, "", strconv.FormatFloat(m.value(), 'g', -1, 64))
+			continue
+		}
+		m.lines(func(labels string, v float64) { e.line(m.name, labels, strconv.FormatFloat(v, 'g', -1, 64)) })
 	}
 	if err := b.Flush(); err != nil {
 		return fmt.Errorf("write metrics: %w", err)

@@ -103,6 +103,9 @@ func label(dst []byte, name, value string) []byte {
 	return append(escape(dst, value), '"')
 }
 
+// Escape is a label's value as Prometheus' text has it.
+func Escape(s string) string { return string(escape(nil, s)) }
+
 // escape writes a label value: backslash, quote and newline escaped, bytes that
 // are not UTF-8 replaced.
 func escape(dst []byte, s string) []byte {

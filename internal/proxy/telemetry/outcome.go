@@ -47,6 +47,8 @@ var (
 	TooLarge        = Outcome{Status: 413, Details: "request_payload_too_large", Body: "Payload Too Large"}
 	Internal        = Outcome{Status: 500, Details: "internal_error"}
 	OutOfMemory     = Outcome{Status: 503, Flag: FlagOM, Details: "overload", Body: "envoy overloaded"}
+	ClientsFull     = Outcome{Flag: FlagOM, Details: "downstream_global_cx_overflow"} // a connection, not a request
+	ListenerFull    = Outcome{Flag: FlagOM, Details: "downstream_cx_overflow"}        // the same
 	NotLearnt       = Outcome{Status: 503, Flag: FlagNC, Details: "destination_not_learnt_in_time"}
 	NoHealthy       = Outcome{Status: 503, Flag: FlagUH, Details: "no_healthy_upstream", Body: "no healthy upstream"}
 	Overflow        = FromReset(stream.Overflow)

@@ -64,23 +64,30 @@ type ownMetrics struct {
 type ownMetric struct {
 	name, help, kind string
 	value            func() float64
+	lines            func(yield func(labels string, value float64)) // instead of value
 }
 
 // Counter registers a counter. Names begin with tulle_proxy_.
 func (s *Set) Counter(name, help string) *Counter {
 	c := &Counter{}
-	s.register(ownMetric{name, help, "counter", func() float64 { return float64(c.Value()) }})
+	s.register(ownMetric{name: name, help: help, kind: "counter", value: func() float64 { return float64(c.Value()) }})
 	return c
 }
 
 // Gauge registers a value that is asked for at every scrape, off the loops.
 func (s *Set) Gauge(name, help string, value func() float64) {
-	s.register(ownMetric{name, help, "gauge", value})
+	s.register(ownMetric{name: name, help: help, kind: "gauge", value: value})
 }
 
 // CounterFunc registers a counter that is asked for at every scrape.
 func (s *Set) CounterFunc(name, help string, value func() float64) {
-	s.register(ownMetric{name, help, "counter", value})
+	s.register(ownMetric{name: name, help: help, kind: "counter", value: value})
+}
+
+// Lines registers a metric, "counter" or "gauge", of which there are several: at
+// every scrape lines yields the labels, as they are written, and value of each.
+func (s *Set) Lines(name, help, kind string, lines func(yield func(labels string, value float64))) {
+	s.register(ownMetric{name: name, help: help, kind: kind, lines: lines})
 }
 
 func (s *Set) register(m ownMetric) {

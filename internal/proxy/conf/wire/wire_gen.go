@@ -200,6 +200,7 @@ type Listener struct {
 	AccessLog                        []*AccessLog
 	DefaultFilterChain               *FilterChain
 	BindToPort                       *bool
+	IgnoreGlobalConnLimit            bool
 	AdditionalAddresses              []*AdditionalAddress
 }
 
@@ -281,6 +282,8 @@ func (m *Listener) decode(d *decoder, b []byte) *Error {
 				return twice("bind_to_port")
 			}
 			m.BindToPort, n, err = d.boolValue(typ, b, "bind_to_port")
+		case 31:
+			m.IgnoreGlobalConnLimit, n, err = d.boolean(typ, b, "ignore_global_conn_limit")
 		case 33:
 			e := new(AdditionalAddress)
 			n, err = d.sub(e, typ, b, "additional_addresses", len(m.AdditionalAddresses))
@@ -299,7 +302,7 @@ func (m *Listener) decode(d *decoder, b []byte) *Error {
 			n, err = refuse(num, typ, b, "fcds_config", false)
 		case 38:
 			n, err = refuse(num, typ, b, "per_connection_buffer_high_watermark_timeout", false)
-		case 8, 21, 30, 31, 35: // harmless
+		case 8, 21, 30, 35: // harmless
 			n, err = skip(num, typ, b, protowire.VarintType)
 		case 11, 12, 20, 24, 28, 29, 34, 37, 39: // harmless
 			n, err = skip(num, typ, b, protowire.BytesType)
