@@ -270,9 +270,9 @@ func (p *Plane) poke() {
 }
 
 // follow compiles what changed and brings every session up to date, the first
-// change at once and then at most twenty times a second.
+// change at once and then at most ten times a second.
 func (p *Plane) follow(ctx context.Context, snaps *watch.Value[*source.Snapshot]) {
-	const hold = 50 * time.Millisecond
+	const hold = 100 * time.Millisecond
 	var last time.Time
 	var fragment model.Fragment
 	var read []model.Notice

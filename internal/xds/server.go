@@ -96,7 +96,9 @@ const maxName = 1024
 
 // Timing of streams.
 const (
-	hold        = 100 * time.Millisecond // between two adoptions of a newer Set
+	hold        = 100 * time.Millisecond // between two adoptions of a newer Set,
+	longestHold = 500 * time.Millisecond // and more when what was sent again was large:
+	againRate   = 512 << 10              // bytes a second
 	patience    = 5 * time.Second        // for an answer, before the next response of the type
 	digest      = 2 * time.Second        // for a type's needs to be digested
 	firstWithin = 15 * time.Second       // for the first request of a stream

@@ -32,6 +32,7 @@ type stream struct {
 	set     *Set            // the one being delivered
 	newer   <-chan struct{} // closed when feed has a newer one
 	adopted time.Time       // when set was taken
+	again   int             // bytes sent since of resources that the client had before
 	subs    map[string]*subscription
 	urls    []string // of subs, in sending order
 	sentAt  map[string]time.Time
@@ -132,7 +133,7 @@ func (s *stream) run(ctx context.Context, first *request) error {
 		} else {
 			wake.Stop()
 		}
-		if time.Since(s.adopted) < hold {
+		if time.Since(s.adopted) < s.hold() {
 			newer = nil // wake is set for the end of the hold
 		}
 		in := s.in
@@ -180,7 +181,7 @@ func agent(n *Node) string {
 func (s *stream) adopt() {
 	old := s.set
 	s.set, s.newer = s.feed.Get()
-	s.adopted = time.Now()
+	s.adopted, s.again = time.Now(), 0
 	for url, sub := range s.subs {
 		if names, ok := s.set.since(old, url); ok {
 			sub.look(names...)
@@ -188,6 +189,13 @@ func (s *stream) adopt() {
 			sub.all = true
 		}
 	}
+}
+
+// hold is how long a set is delivered before the next is looked at. A resource
+// that is large and changes all the time (a service that grows to thousands of
+// endpoints) is so sent at a bounded rate, and in its newest state.
+func (s *stream) hold() time.Duration {
+	return min(max(hold, time.Duration(s.again)*time.Second/againRate), longestHold)
 }
 
 // sleep is how long nothing can become due without an event; 0: for ever.
@@ -198,7 +206,7 @@ func (s *stream) sleep() time.Duration {
 			d = x
 		}
 	}
-	sooner(hold - time.Since(s.adopted))
+	sooner(s.hold() - time.Since(s.adopted))
 	sooner(time.Until(s.until))
 	for url, sub := range s.subs {
 		if sub.flight != nil {
@@ -403,6 +411,9 @@ func (s *stream) next() *response {
 		t.Removed += uint64(len(r.removed))
 		for _, x := range r.resources {
 			t.Bytes += uint64(len(x.Body))
+			if old := sub.flight.before[x.Name]; old != nil && old != gone {
+				s.again += len(x.Body)
+			}
 		}
 		s.report[url] = t
 		s.reportMu.Unlock()

@@ -580,6 +580,39 @@ func TestCoalescing(t *testing.T) {
 	})
 }
 
+// What is large and changes all the time is sent at a bounded rate, the first
+// change at once, and the last state within longestHold.
+func TestLargeResourcesAreSentAgainAtABoundedRate(t *testing.T) {
+	both(t, "", func(t *testing.T, f *fake) {
+		body := func(i int) string { return fmt.Sprintf("eds a=%06d%s", i, strings.Repeat("x", 128<<10)) }
+		f.put(body(0))
+		f.ask("eds", "", "a")
+		f.ack(f.want(body(0)), "a")
+		time.Sleep(time.Second)
+		begin := time.Now()
+		go func() {
+			for i := range 5000 {
+				f.put(body(i + 1))
+				time.Sleep(time.Millisecond)
+			}
+		}()
+		n := 0
+		for last := ""; last != body(5000); n++ {
+			r := <-f.out
+			if last = show(r); n == 0 && (last != body(1) || time.Since(begin) != 0) {
+				t.Errorf("the first change waited %v", time.Since(begin))
+			}
+			f.ack(r, "a")
+		}
+		if d := time.Since(begin); d > 5*time.Second+longestHold {
+			t.Errorf("the last change waited %v", d-5*time.Second)
+		}
+		if most := 5*againRate/(128<<10) + 2; n > most || n < most/2 {
+			t.Errorf("sent %d times, want %d", n, most)
+		}
+	})
+}
+
 func TestSlowReaderSkipsToTheNewest(t *testing.T) {
 	both(t, "", func(t *testing.T, f *fake) {
 		f.put("eds a=0")

@@ -222,6 +222,14 @@ func (b *bench) measure(ctx context.Context, s size) (r result, err error) {
 	for _, p := range f.proxies {
 		r.PerProxy += int(p.bytes.Load()) / s.Proxies
 	}
+	if b.rounds == 0 {
+		if b.profile != "" {
+			_, _ = c.tell("profile")
+		}
+		after, err := c.tell("rest")
+		r.PeakMB, r.LiveMB = after.PeakMB, after.LiveMB
+		return r, err
+	}
 	if err := settle(c); err != nil {
 		return r, err
 	}

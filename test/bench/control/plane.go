@@ -89,6 +89,11 @@ var profiling *os.File
 func profile(path string) (err error) {
 	if profiling != nil {
 		pprof.StopCPUProfile()
+		if heap, herr := os.Create(profiling.Name() + ".heap"); herr == nil {
+			runtime.GC()
+			_ = pprof.WriteHeapProfile(heap)
+			_ = heap.Close()
+		}
 		err = profiling.Close()
 		profiling = nil
 	}
