@@ -38,7 +38,7 @@ func sameAnswer(a, b *answer) bool {
 }
 
 // makeAnswer finds what a name leads to, and all that this names.
-func (m *memo) makeAnswer(q question, old *answer) *answer {
+func (m *memo) makeAnswer(q *question, old *answer) *answer {
 	var canonical string
 	var v *model.View
 	l, ok := ext.ParseLookup(q.name)
@@ -64,6 +64,8 @@ func (m *memo) makeAnswer(q question, old *answer) *answer {
 	own := m.write(lower.Part(v), was)
 	if was != nil && sameWritten(was, own) {
 		own = was
+	} else {
+		own = m.alike.One(q.url+canonical, own, likeWritten)
 	}
 	a := &answer{parts: []*written{own}}
 	for _, r := range own.resources {
@@ -96,7 +98,7 @@ func (m *memo) close(s *link.Scope, clusters []string, a *answer) {
 	}
 }
 
-func (m *memo) answerHost(q question, old *answer) *answer {
+func (m *memo) answerHost(q *question, old *answer) *answer {
 	name, h := q.scope.HostFor(q.name)
 	if h == nil {
 		return &answer{}
@@ -131,6 +133,10 @@ func (m *memo) answerAlways(s *link.Scope) *answer {
 // state of the client to the next, which changes it.
 type held struct {
 	set     *xds.Catalog
+	scope   *link.Scope // that questions are of
+	asks    []ask
+	list    []*question // for asks
+	given   []*answer   // for list
 	answers map[ask]*answer
 	uses    map[xds.Key]int // answers that a resource belongs to
 }
@@ -140,7 +146,7 @@ type held struct {
 func (m *memo) hold(s *session, h *held) *held {
 	scope := m.mesh.Scope(m.client(s))
 	if h == nil {
-		h = &held{answers: map[ask]*answer{}, uses: map[xds.Key]int{}}
+		h = &held{set: xds.Small(), answers: map[ask]*answer{}, uses: map[xds.Key]int{}}
 	}
 	var put []*xds.Resource
 	var alias []xds.Alias
@@ -153,13 +159,16 @@ func (m *memo) hold(s *session, h *held) *held {
 		}
 		maybe = append(maybe, xds.Key{Type: q.url, Name: q.name})
 	}
-	asks := append([]ask{{always, ""}}, m.asked.Get(s)...)
-	seen := 0
-	for _, q := range asks {
-		now, was := m.answers.Get(question{scope, q}), h.answers[q]
-		if was != nil {
-			seen++
+	if asks := m.asked.Get(s); scope != h.scope || !slices.Equal(asks, h.asks) {
+		m.pose(h, scope, asks)
+	}
+	for i, cell := range h.list {
+		now, q := m.answers.Get(cell), cell.ask
+		if now == h.given[i] {
+			continue
 		}
+		h.given[i] = now
+		was := h.answers[q]
 		if now == was {
 			continue
 		}
@@ -173,14 +182,12 @@ func (m *memo) hold(s *session, h *held) *held {
 		}
 		if was != nil {
 			drop(q, was)
-		} else {
-			seen++
 		}
 	}
-	if seen < len(h.answers) { // some are not asked for any more
-		still := make(map[ask]bool, len(asks))
-		for _, q := range asks {
-			still[q] = true
+	if len(h.list) < len(h.answers) { // some are not asked for any more
+		still := make(map[ask]bool, len(h.list))
+		for _, q := range h.list {
+			still[q.ask] = true
 		}
 		maps.DeleteFunc(h.answers, func(q ask, a *answer) bool {
 			if !still[q] {
@@ -199,6 +206,37 @@ func (m *memo) hold(s *session, h *held) *held {
 	})
 	h.set = h.set.Change(put, maybe, alias...)
 	return h
+}
+
+// pose makes the questions of what a client asks for.
+func (m *memo) pose(h *held, scope *link.Scope, asks []ask) {
+	h.scope, h.asks = scope, asks
+	h.list = make([]*question, 0, 1+len(asks))
+	for i := -1; i < len(asks); i++ {
+		q := question{scope, ask{always, ""}}
+		if i >= 0 {
+			q.ask = asks[i]
+		}
+		cell := m.questions[q]
+		if cell == nil {
+			cell = &q
+			m.questions[q] = cell
+		}
+		h.list = append(h.list, cell)
+	}
+	h.given = make([]*answer, len(h.list))
+}
+
+// forgetQuestions that no client asks any more.
+func (m *memo) forgetQuestions(clients map[*session]struct{}) {
+	clear(m.questions)
+	for s := range clients {
+		if made := s.made; made != nil && made.held != nil {
+			for _, q := range made.held.list {
+				m.questions[*q] = q
+			}
+		}
+	}
 }
 
 // all resources of an answer.

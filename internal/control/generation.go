@@ -77,6 +77,8 @@ func (p *Plane) follows(g *generation) {
 				live = append(live, m.mesh.Scope(m.client(s)))
 			}
 			m.mesh.Sweep(live...)
+			m.alike.Sweep()
+			m.forgetQuestions(p.sessions)
 			m.swept = m.mesh.Book().Size()
 		}
 	})

@@ -44,8 +44,10 @@ type memo struct {
 	own      *recall.Table[*session, *written]
 	made     *recall.Table[*session, *made]
 
-	answers *recall.Table[question, *answer]
-	index   *recall.Table[*ext.Index, *xds.Resource]
+	answers   *recall.Table[*question, *answer]
+	questions map[question]*question        // each is one
+	alike     recall.Alike[string, written] // what was written for different scopes, by what it is
+	index     *recall.Table[*ext.Index, *xds.Resource]
 }
 
 // Keys. A scope is divided into shelves by the hash of its hosts, so that a
@@ -92,6 +94,7 @@ type made struct {
 	own    *written
 	shared *catalog // nil: nothing
 	held   *held    // nil: the client has everything
+	index  *xds.Resource
 }
 
 // parts of it.
@@ -112,9 +115,9 @@ func (m *made) parts() []*written {
 
 func newMemo(mesh *link.Mesh) *memo {
 	b := mesh.Book()
-	m := &memo{mesh: mesh, clients: recall.NewFacts[string, model.Client](b), keys: recall.NewFacts[*session, *keyPair](b), bundle: recall.NewFacts[struct{}, string](b), asked: recall.NewFacts[*session, []ask](b)}
+	m := &memo{mesh: mesh, clients: recall.NewFacts[string, model.Client](b), keys: recall.NewFacts[*session, *keyPair](b), bundle: recall.NewFacts[struct{}, string](b), questions: map[question]*question{}, asked: recall.NewFacts[*session, []ask](b)}
 	m.clusters = recall.NewTable(b, m.writeClusters, sameWritten)
-	m.doors = recall.NewTable(b, func(k hostFor, old *written) *written { return m.write(lower.Part(k.scope.HostView(k.host)), old) }, sameWritten)
+	m.doors = recall.NewTable(b, m.writeDoors, sameWritten)
 	m.ports = recall.NewTable(b, m.writePort, sameWritten)
 	m.rest = recall.NewTable(b, func(s *link.Scope, old *written) *written { return m.write(lower.Part(s.Rest()), old) }, sameWritten)
 	m.shelves = recall.NewTable(b, m.fillShelf, slices.Equal)
@@ -170,8 +173,23 @@ func sameWritten(a, b *written) bool {
 	return slices.Equal(a.resources, b.resources) && maps.Equal(a.origins, b.origins) && slices.Equal(a.notices, b.notices) && a.hosts == b.hosts
 }
 
+// likeWritten compares what was written for different scopes.
+func likeWritten(a, b *written) bool {
+	return slices.EqualFunc(a.resources, b.resources, func(x, y *xds.Resource) bool {
+		return x.Type == y.Type && x.Name == y.Name && x.Version == y.Version
+	}) && maps.Equal(a.origins, b.origins) && slices.Equal(a.notices, b.notices) && a.hosts == b.hosts
+}
+
 func (m *memo) writeClusters(k setFor, old *written) *written {
 	return m.write(lower.Part(m.mesh.ClusterView(k.set, k.class)), old)
+}
+
+func (m *memo) writeDoors(k hostFor, old *written) *written {
+	w := m.write(lower.Part(k.scope.HostView(k.host)), old)
+	if old != nil && sameWritten(old, w) {
+		return old
+	}
+	return m.alike.One("doors of "+k.host, w, likeWritten)
 }
 
 func (m *memo) writePort(k portFor, old *written) *written {
@@ -362,15 +380,21 @@ func (m *memo) makeFor(s *session, old *made) *made {
 		shared = out.shared.set
 	}
 	var before *xds.Set
+	if s.demand {
+		out.index = m.index.Get(m.mesh.Scope(m.client(s)).Index())
+	}
 	if old != nil {
-		before = old.set
+		if before = old.set; old.own == own && old.index == out.index {
+			out.set = before.Over(m.version, shared)
+			return out
+		}
 	}
 	list := make([]xds.Resource, 0, len(own.resources))
 	for _, r := range own.resources {
 		list = append(list, *r)
 	}
 	if s.demand {
-		list = append(list, *m.index.Get(m.mesh.Scope(m.client(s)).Index()))
+		list = append(list, *out.index)
 	}
 	out.set = shared.With(m.version, before, list)
 	return out

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -199,10 +200,18 @@ func (p *Plane) Certificate(h *tls.ClientHelloInfo) (*tls.Certificate, error) { 
 // told of its roots.
 func (p *Plane) Rekeyed() { p.poke() }
 
+// frugal is how much of what is used may be garbage, in percent. Most of a control
+// plane's memory is the mesh, which stays: to collect earlier costs little, and
+// saves a quarter of the memory.
+const frugal = 50
+
 // Run serves until ctx ends or the source fails. Everything it started has
 // ended when it returns.
 func (p *Plane) Run(ctx context.Context) error {
 	defer p.release()
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(frugal)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	conf, err := p.serverTLS()
@@ -252,6 +261,7 @@ func (p *Plane) server(c credentials.TransportCredentials) *grpc.Server {
 		grpc.MaxRecvMsgSize(xds.MaxMessage),
 		grpc.MaxConcurrentStreams(64),
 		grpc.MaxHeaderListSize(16<<10),
+		grpc.SharedWriteBuffer(true), // most streams are idle most of the time
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),

@@ -29,6 +29,7 @@ type Mesh struct {
 	addresses   map[*model.Service]netip.Addr
 	tables      tables
 	scopes      map[string]*Scope
+	alike       recall.Alike[string, model.VirtualHost] // by name
 }
 
 // tables remember what was resolved.

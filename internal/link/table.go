@@ -187,7 +187,8 @@ func (m *Mesh) makeHostAt(k hostAt, _ *model.VirtualHost) *model.VirtualHost {
 	if len(doms) == 0 {
 		return nil
 	}
-	return &model.VirtualHost{Name: hostPort(k.host, k.port), Domains: doms, Routes: routes, IncludeAttempt: true}
+	v := &model.VirtualHost{Name: hostPort(k.host, k.port), Domains: doms, Routes: routes, IncludeAttempt: true}
+	return m.alike.One(v.Name, v, sameHost)
 }
 
 // serviceNames are the names of a service at a port, those of its aliases too

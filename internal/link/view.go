@@ -144,6 +144,7 @@ func (m *Mesh) Sweep(live ...*Scope) {
 		m.scopes[s.key], m.scopes[s.routes.key] = s, s.routes
 	}
 	m.book.Sweep()
+	m.alike.Sweep()
 }
 
 // View is the mesh as a client must see it. The result shares structure with

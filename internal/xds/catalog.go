@@ -16,7 +16,11 @@ type Catalog struct {
 	line   *int // the same in all that were made from one another
 	serial uint64
 	log    []entry // the newest last
+	small  bool
 }
+
+// Small is an empty catalog for few resources, which is not divided.
+func Small() *Catalog { return &Catalog{line: new(int), small: true} }
 
 // entry is what one Change changed, by type URL.
 type entry struct {
@@ -30,7 +34,7 @@ const longestLog = 64
 // shelf is the resources of one type, in parts by the hash of their names, so
 // that a change copies only a part.
 type shelf struct {
-	parts  [shelfParts]map[string]*Resource
+	parts  []map[string]*Resource // shelfParts, or one
 	size   int
 	sorted func() []string
 }
@@ -39,7 +43,12 @@ const shelfParts = 64
 
 var seed = maphash.MakeSeed()
 
-func partOf(name string) int { return int(maphash.String(seed, name) % shelfParts) }
+func (sh *shelf) partOf(name string) int {
+	if len(sh.parts) == 1 {
+		return 0
+	}
+	return int(maphash.String(seed, name) % shelfParts)
+}
 
 // Key names a resource.
 type Key struct{ Type, Name string }
@@ -57,7 +66,7 @@ type Alias struct {
 func (c *Catalog) Change(put []*Resource, drop []Key, aliases ...Alias) *Catalog {
 	out := &Catalog{types: map[string]*shelf{}, line: new(int), serial: 1}
 	if c != nil {
-		out.line, out.serial = c.line, c.serial+1
+		out.line, out.serial, out.small = c.line, c.serial+1, c.small
 		maps.Copy(out.types, c.types)
 	}
 	e := entry{out.serial, map[string][]string{}}
@@ -67,12 +76,17 @@ func (c *Catalog) Change(put []*Resource, drop []Key, aliases ...Alias) *Catalog
 		if copied == nil {
 			sh := &shelf{}
 			if old := out.types[k.Type]; old != nil {
-				sh.parts, sh.size = old.parts, old.size
+				sh.parts, sh.size = slices.Clone(old.parts), old.size
+			} else if out.small {
+				sh.parts = make([]map[string]*Resource, 1)
+			} else {
+				sh.parts = make([]map[string]*Resource, shelfParts)
 			}
 			copied = &[shelfParts]bool{}
 			fresh[k.Type], out.types[k.Type] = copied, sh
 		}
-		sh, i := out.types[k.Type], partOf(k.Name)
+		sh := out.types[k.Type]
+		i := sh.partOf(k.Name)
 		if !copied[i] {
 			copied[i] = true
 			if sh.parts[i] = maps.Clone(sh.parts[i]); sh.parts[i] == nil {
@@ -132,7 +146,8 @@ func (c *Catalog) Find(typeURL, name string) *Resource {
 	if c == nil || c.types[typeURL] == nil {
 		return nil
 	}
-	return c.types[typeURL].parts[partOf(name)][name]
+	sh := c.types[typeURL]
+	return sh.parts[sh.partOf(name)][name]
 }
 
 // Names of the resources of a type, sorted. The caller must not change them.

@@ -76,6 +76,7 @@ type Set struct {
 	Version string // told to clients, and shown in status; not compared
 	base    *Catalog
 	own     map[string]map[string]*Resource // by type URL and name
+	mine    *byte                           // the same in Sets with the same own
 }
 
 // NewSet makes a Set that shares nothing with other clients. What prev (which
@@ -89,7 +90,7 @@ func NewSet(version string, prev *Set, resources []Resource) *Set {
 // With is the catalog and more resources, which win over those of it. prev is as
 // in NewSet.
 func (c *Catalog) With(version string, prev *Set, more []Resource) *Set {
-	out := &Set{Version: version, base: c, own: map[string]map[string]*Resource{}}
+	out := &Set{Version: version, base: c, own: map[string]map[string]*Resource{}, mine: new(byte)}
 	for i := range more {
 		r := &more[i]
 		if r.Version == "" {
@@ -109,6 +110,11 @@ func (c *Catalog) With(version string, prev *Set, more []Resource) *Set {
 		out.own[r.Type][r.Name] = old
 	}
 	return out
+}
+
+// Over is the Set with another catalog below what is its own.
+func (s *Set) Over(version string, c *Catalog) *Set {
+	return &Set{Version: version, base: c, own: s.own, mine: s.mine}
 }
 
 // Find is a resource of the Set; nil when it has none of that name.
@@ -148,6 +154,9 @@ func (s *Set) Names(typeURL string) []string {
 func (s *Set) Same(o *Set) bool {
 	if s == nil || o == nil {
 		return s == o
+	}
+	if s.base == o.base && s.mine == o.mine {
+		return true
 	}
 	for _, url := range s.types(o) {
 		if names, ok := s.since(o, url); ok {
@@ -190,28 +199,23 @@ func (s *Set) since(old *Set, url string) ([]string, bool) {
 	if s == nil || old == nil {
 		return nil, s == old
 	}
-	seen := map[string]bool{}
+	var all []string
 	if s.base != old.base {
 		log, ok := s.base.since(old.base)
 		if !ok {
 			return nil, false
 		}
 		for _, e := range log {
-			for _, n := range e.names[url] {
-				seen[n] = true
+			all = append(all, e.names[url]...)
+		}
+	}
+	if s.mine != old.mine {
+		for _, list := range []map[string]*Resource{s.own[url], old.own[url]} {
+			for n := range list {
+				all = append(all, n)
 			}
 		}
 	}
-	for _, list := range []map[string]*Resource{s.own[url], old.own[url]} {
-		for n := range list {
-			seen[n] = true
-		}
-	}
-	var out []string
-	for n := range seen {
-		if differs(s.Find(url, n), old.Find(url, n)) {
-			out = append(out, n)
-		}
-	}
-	return out, true
+	slices.Sort(all)
+	return slices.DeleteFunc(slices.Compact(all), func(n string) bool { return !differs(s.Find(url, n), old.Find(url, n)) }), true
 }

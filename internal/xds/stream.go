@@ -388,7 +388,7 @@ func (s *stream) answer(sub *subscription, r *request) {
 func (s *stream) next() *response {
 	for _, url := range s.urls {
 		sub := s.subs[url]
-		if s.waiting(url, patience) || s.feed.Ask == nil && slices.ContainsFunc(needs[url], func(n string) bool { return s.waiting(n, digest) }) {
+		if sub.idle() && !sub.owed || s.waiting(url, patience) || s.feed.Ask == nil && slices.ContainsFunc(needs[url], func(n string) bool { return s.waiting(n, digest) }) {
 			continue
 		}
 		removals := !slices.ContainsFunc(users[url], s.behind)

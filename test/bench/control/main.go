@@ -32,6 +32,7 @@ func main() {
 type bench struct {
 	out, self, profile string
 	rounds             int
+	swell              bool
 }
 
 func command(ctx context.Context) error {
@@ -42,10 +43,12 @@ func command(ctx context.Context) error {
 	services := set.Int("services", 0, "with proxies: one size alone")
 	proxies := set.Int("proxies", 0, "with services: one size alone")
 	wildcard := set.Bool("wildcard", false, "with services: clients that hold everything")
+	saved := set.String("show", "", "a control.json that was written before, to be shown again")
 	quick := set.Bool("quick", false, "few sizes, under two minutes")
 	set.StringVar(&b.out, "out", "bin/bench", "directory for control.json and control.svg")
 	set.StringVar(&b.profile, "profile", "", "with services: a file for the control plane's CPU profile from the first proxy on")
 	set.IntVar(&b.rounds, "rounds", 10, "changes of each kind")
+	set.BoolVar(&b.swell, "grow", true, "a service grows to 10,000 endpoints, at 1,000 services and 1,000 proxies")
 	if err := set.Parse(os.Args[1:]); err != nil {
 		return err
 	}
@@ -63,18 +66,47 @@ func command(ctx context.Context) error {
 	case *quick:
 		sizes = quickSizes
 	}
-	var all []result
+	if *saved != "" {
+		return b.again(*saved)
+	}
+	var all run
 	for _, s := range sizes {
 		r, err := b.measure(ctx, s)
 		if err != nil {
 			return fmt.Errorf("%d services, %d proxies: %w", s.Services, s.Proxies, err)
 		}
-		all = append(all, r)
-		if err := table(os.Stdout, all[len(all)-1:], len(all) == 1); err != nil {
+		all.Sizes = append(all.Sizes, r)
+		if err := table(os.Stdout, []result{r}, len(all.Sizes) == 1); err != nil {
 			return err
 		}
 	}
-	return b.write(all)
+	if *services == 0 {
+		if all.FirstUse, err = b.firstUse(ctx); err != nil {
+			return fmt.Errorf("first use: %w", err)
+		}
+		if all.Certificates, err = b.certificates(ctx); err != nil {
+			return fmt.Errorf("certificates: %w", err)
+		}
+	}
+	return b.write(&all)
+}
+
+// again reads a run that was written and judges and draws it anew.
+func (b *bench) again(path string) error {
+	var all run
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(text, &all)
+	}
+	if err != nil {
+		return err
+	}
+	for i := range all.Sizes {
+		if err := table(os.Stdout, all.Sizes[i:i+1], i == 0); err != nil {
+			return err
+		}
+	}
+	return b.write(&all)
 }
 
 // size is a mesh and who is served.
@@ -248,7 +280,7 @@ func (b *bench) measure(ctx context.Context, s size) (r result, err error) {
 			return r, err
 		}
 	}
-	if !s.Wildcard && s.Services == 1000 && s.Proxies >= 500 {
+	if !s.Wildcard && s.Services == 1000 && s.Proxies == 1000 && b.swell {
 		if r.Grow, err = b.grow(ctx, c, f); err != nil {
 			return r, err
 		}
@@ -365,7 +397,10 @@ func (b *bench) grow(ctx context.Context, c *child, f *fleet) (*growth, error) {
 	return &growth{AfterMS: time.Unix(0, f.lastByte.Load()).Sub(last).Seconds() * 1000, CPU: after.CPU - before.CPU, PerProxy: int(f.total()-bytes) / len(f.proxies)}, err
 }
 
-func (b *bench) write(all []result) error {
+func (b *bench) write(all *run) error {
+	if err := all.tell(os.Stdout); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(b.out, 0o755); err != nil {
 		return err
 	}
@@ -374,7 +409,7 @@ func (b *bench) write(all []result) error {
 		err = os.WriteFile(filepath.Join(b.out, "control.json"), append(text, '\n'), 0o644)
 	}
 	if err == nil {
-		err = os.WriteFile(filepath.Join(b.out, "control.svg"), picture(all), 0o644)
+		err = os.WriteFile(filepath.Join(b.out, "control.svg"), picture(all.Sizes), 0o644)
 	}
 	if err == nil {
 		fmt.Println("\nwritten:", strings.Join([]string{filepath.Join(b.out, "control.json"), filepath.Join(b.out, "control.svg")}, ", "))

@@ -26,9 +26,11 @@ type usage struct {
 
 // hello is what the process says first.
 type hello struct {
-	Socket string
-	Names  []string // of the workloads
-	Tokens []string
+	Socket  string
+	Address string   // where the same is served over TLS
+	Roots   []byte   // of its certificate, in PEM
+	Names   []string // of the workloads
+	Tokens  []string
 }
 
 // plane is the control plane's process: commands come line by line, an answer
@@ -48,7 +50,7 @@ func plane(ctx context.Context, dir string, services, proxies int, in io.Reader,
 		return err
 	}
 	say := json.NewEncoder(out)
-	h := hello{Socket: p.Socket()}
+	h := hello{Socket: p.Socket(), Address: p.Address(), Roots: p.Roots()}
 	for i := range proxies {
 		reg, err := p.Register(control.WorkloadSpec{Namespace: nsOf(i), Name: fmt.Sprint("w", i), Redirected: true}, nil)
 		if err != nil {

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 )
 
@@ -45,9 +47,13 @@ func picture(all []result) []byte {
 		of    func(result) float64
 	}{
 		{"all ready, CPU s", func(r result) float64 { return r.ReadyCPU }},
-		{"endpoint change, p99 ms", func(r result) float64 { return r.Endpoint.P99 }},
+		{"change to all, CPU µs per proxy", func(r result) float64 { return 1000 * r.Endpoint.CPU / float64(r.Proxies) }},
 		{"change nobody holds, CPU ms", func(r result) float64 { return r.Unheld.CPU }},
 	}
+	all = slices.Clone(all)
+	slices.SortStableFunc(all, func(a, b result) int {
+		return cmp.Or(cmp.Compare(a.how(), b.how())*-1, cmp.Compare(a.Proxies, b.Proxies), cmp.Compare(a.Services, b.Services))
+	})
 	var b bytes.Buffer
 	height := top + step*len(all) + 16
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="12" role="img">`+"\n", width, height, width, height)
