@@ -17,10 +17,14 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
 )
 
+// Upstreams gives streams to endpoints: a pool.Pool, or a test. The ticket's
+// owner is told inside Get or later, on the loop.
+type Upstreams interface{ Get(t *pool.Ticket) }
+
 // Env is what the exchanges of one loop share. Owned by that loop.
 type Env struct {
 	Loop      *loop.Loop
-	Pool      *pool.Pool
+	Pool      Upstreams
 	Clusters  *cluster.Registry
 	Snapshot  func() *conf.Snapshot // the present configuration; never nil
 	Reporter  Reporter
