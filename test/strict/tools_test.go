@@ -35,6 +35,15 @@ func TestTools(t *testing.T) {
 		{"curl --http2 /x", "GET /x 0 \n200"}, // the upgrade to h2c is passed over
 		{"nghttp -p 1 -m 40 /x", strings.Repeat("GET /x 0 \n", 40)},
 		{"nghttp -H :method:PUT -d - /x", "PUT /x 100000 \n"},
+		{"nghttp --trailer t:v -d - /x", "POST /x 100000 \n"},
+		{"nghttp --expect-continue -d - /x", "POST /x 100000 \n"},
+		{"nghttp -c 0 -b 1000 -H cookie:a=1 -H cookie:b=2 -m 3 /x", strings.Repeat("GET /x 0 \n", 3)}, // no header table, padding
+		{"nghttp -w 1 -W 1 /x", "GET /x 0 \n"},                                                        // windows of one byte
+		{"curl -H Transfer-Encoding:chunked -H Connection:close --data-binary @- /x", "POST /x 100000 \n200"},
+		{"curl -X CONNECT --request-target a:1 /", "404"},
+		{"curl -H Host: /x", "Bad Request400"},
+		{"curl --http2-prior-knowledge --tr-encoding -H te:trailers,x /x", "GET /x 0 \n200"},
+		{"curl -G --data-urlencode q=%00 /x", "GET /x?q=%2500 0 \n200"},
 	} {
 		args := strings.Fields(c.args)
 		args[len(args)-1] = u + args[len(args)-1]

@@ -3,12 +3,14 @@ package wire
 import (
 	"context"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/interop"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	grpcstatus "google.golang.org/grpc/status"
@@ -75,6 +77,15 @@ func interopCases(t *testing.T, addr string) {
 	} {
 		do(ctx, c)
 	}
+	compressed := grpc.UseCompressor(gzip.Name) // the client_ and server_compressed_ cases
+	var wg sync.WaitGroup
+	for range 8 { // and concurrent_large_unary
+		wg.Go(func() {
+			interop.DoLargeUnaryCall(ctx, c, compressed)
+			interop.DoPingPong(ctx, c, compressed)
+		})
+	}
+	wg.Wait()
 	cancelled(ctx, t, c)
 	sleeping(ctx, t, c)
 	interop.DoUnimplementedMethod(ctx, cc)
