@@ -287,21 +287,13 @@ func (p *Proxy) gauges() {
 		}
 		return float64(n)
 	})
-	p.telemetry.CounterFunc("tulle_proxy_loop_busy_seconds_total", "Time that the event loops have worked.", func() float64 {
-		busy, _, _, _ := p.group.Spent()
-		return busy.Seconds()
-	})
-	p.telemetry.CounterFunc("tulle_proxy_loop_rounds_total", "Rounds of the event loops.", func() float64 {
-		_, n, _, _ := p.group.Spent()
-		return float64(n)
-	})
-	p.telemetry.CounterFunc("tulle_proxy_loop_rounds_over_1ms_total", "Rounds that took longer than 1 ms.", func() float64 {
-		_, _, n, _ := p.group.Spent()
-		return float64(n)
-	})
-	p.telemetry.CounterFunc("tulle_proxy_loop_rounds_over_10ms_total", "Rounds that took longer than 10 ms.", func() float64 {
-		_, _, _, n := p.group.Spent()
-		return float64(n)
+	rounds := make([]float64, len(loop.RoundBounds))
+	for i, d := range loop.RoundBounds {
+		rounds[i] = d.Seconds()
+	}
+	p.telemetry.Histogram("tulle_proxy_loop_round_seconds", "Time that the event loops work before they look again at what has come.", rounds, func() ([]uint64, float64) {
+		busy, n := p.group.Spent()
+		return n[:], busy.Seconds()
 	})
 	p.memoryGauges()
 	p.listenerMetrics()

@@ -284,7 +284,7 @@ func TestTargets(t *testing.T) {
 	a := run2([]float64{8, 8.4, 8.4}, []float64{10, 10, 10})
 	zero, one := 0.0, 1.0
 	a.Series = append(a.Series, []*series{
-		{Shape: "handshakes-200", Column: equal, Contender: "tulle", Slots: []slot{{P99: 300, Quiet99: 100}, {P99: 160, Quiet99: 80}, {P99: 500, Quiet99: 200}}},
+		{Shape: "handshakes-200", Column: equal, Contender: "tulle", Slots: []slot{{P99: 300, Quiet99: 100, Longest: 500}, {P99: 160, Quiet99: 80, Longest: 2500, OverMS: .5}, {P99: 500, Quiet99: 200, Longest: 1000}}},
 		{Shape: "h2-8x16", Column: filters, Contender: "tulle", Slots: []slot{{Allocs: &zero}}},
 		{Shape: "mtls-pair-64", Column: filters, Contender: "tulle", Slots: []slot{{Allocs: &one}}},
 	}...)
@@ -296,6 +296,8 @@ func TestTargets(t *testing.T) {
 		`HTTP/1.1 plaintext, CPU to nginx +0.80 +0.70 +0.84 x +MISSED by 5 %`,
 		`HTTP/1.1 plaintext, CPU to HAProxy .* not measured`,
 		`p99 while 200 peers handshake, to the quiet .* 2.50 x +MISSED by 25 %`,
+		`longest round of a loop, by the clock, while 200 peers handshake .* 1.00 ms +met`,
+		`handshakes-200 .* 1000 +0.00`,
 		`allocations per request, HTTP/2 .* 0.00 +met`,
 		`allocations per request, mTLS pair .* 1.00 +MISSED`,
 		`mTLS pair, filters on, CPU to envoy-istio .* not measured`,
@@ -304,6 +306,31 @@ func TestTargets(t *testing.T) {
 		if !regexp.MustCompile(want).MatchString(b.String()) {
 			t.Errorf("no line matches %s in\n%s", want, b.String())
 		}
+	}
+}
+
+// Rounds are told from what was counted before, and from what the metrics say.
+func TestRounds(t *testing.T) {
+	before, after := map[float64]float64{}, map[float64]float64{}
+	const text = "# TYPE x\n" + roundsMetric + "_bucket{le=\"0.0005\"} %d\n" + roundsMetric + "_bucket{le=\"0.001\"} %d\n" +
+		roundsMetric + "_bucket{le=\"0.0025\"} %d\n" + roundsMetric + "_bucket{le=\"+Inf\"} %d\n" + roundsMetric + "_count 7\n"
+	for _, err := range []error{
+		addRounds(before, fmt.Sprintf(text, 10, 20, 30, 40)),
+		addRounds(after, fmt.Sprintf(text, 500, 1017, 1029, 1039)), // of two processes
+		addRounds(after, fmt.Sprintf(text, 1, 1, 1, 1)),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if longest, over := longRounds(before, after); longest != 2500 || over != 2 {
+		t.Errorf("the longest took %v us, %v of 1,000 over 1 ms", longest, over)
+	}
+	if longest, _ := longRounds(map[float64]float64{}, after); longest != 1e6 {
+		t.Errorf("beyond all bounds: %v us", longest)
+	}
+	if err := addRounds(after, "tulle_proxy_uptime_seconds 3\n"); err == nil {
+		t.Error("metrics without rounds are taken")
 	}
 }
 

@@ -172,6 +172,9 @@ type running struct {
 	after  func()      // once they have ended; may be nil
 	// allocs counts the objects that the processes have allocated; nil: unknown.
 	allocs func() (float64, error)
+	// rounds counts the rounds of the processes' loops by how long they took at
+	// most (seconds); nil: unknown.
+	rounds func() (map[float64]float64, error)
 	// arrive gives a fed contender more resources and returns when it has accepted
 	// them; without any it takes those of before away. nil: it is not fed.
 	arrive func(ctx context.Context, more []xds.Resource) error

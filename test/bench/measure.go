@@ -41,6 +41,12 @@ type slot struct {
 	Quiet999    float64 `json:"quiet999,omitempty"`
 	Handshakes  float64 `json:"handshakes,omitempty"`
 	PerThousand float64 `json:"per_thousand,omitempty"`
+
+	// Of a scenario: what the longest round of a loop took at most, in
+	// microseconds, and of 1,000 rounds those over 1 ms. By the clock: on a busy
+	// machine more than the work.
+	Longest float64 `json:"longest,omitempty"`
+	OverMS  float64 `json:"over_ms,omitempty"`
 }
 
 // saturate loads the subject with one shape for some seconds.

@@ -59,15 +59,15 @@ func (a *samples) scenes(to io.Writer) error {
 			continue
 		}
 		if !some {
-			fmt.Fprintln(w, "\nscenario\tcolumn\tcontender\tquiet p50 us\tp99\tin it p50\tp99\tx quiet\tspread\thandshakes\tper CPU s\tidle KB\twith KB\tKB per 1,000\t")
+			fmt.Fprintln(w, "\nscenario\tcolumn\tcontender\tquiet p50 us\tp99\tin it p50\tp99\tx quiet\tspread\thandshakes\tper CPU s\tidle KB\twith KB\tKB per 1,000\tlongest round us\tover 1 ms of 1,000\t")
 		}
 		some = true
 		spread := "-"
 		if v := a.Series[i].values(toQuiet); len(v) > 0 {
 			spread = fmt.Sprintf("%.1f..%.1f", slices.Min(v), slices.Max(v))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t\n", r.Shape, r.Column, r.Contender, show(r.QuietP50, 0), show(r.QuietP99, 0),
-			show(r.P50, 0), show(r.P99, 0), show(r.P99Ratio, 2), spread, show(r.Handshakes, 0), show(r.PerCPU, 0), r.RSSIdle, r.RSSLoad, show(r.PerThousand, 0))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t\n", r.Shape, r.Column, r.Contender, show(r.QuietP50, 0), show(r.QuietP99, 0),
+			show(r.P50, 0), show(r.P99, 0), show(r.P99Ratio, 2), spread, show(r.Handshakes, 0), show(r.PerCPU, 0), r.RSSIdle, r.RSSLoad, show(r.PerThousand, 0), show(r.Longest, 0), show(r.OverMS, 2))
 	}
 	return w.Flush()
 }

@@ -34,6 +34,10 @@ type row struct {
 	Handshakes  *float64 `json:"handshakes,omitempty"`
 	PerCPU      *float64 `json:"handshakes_per_cpu_second,omitempty"`
 	PerThousand *float64 `json:"kb_per_1000_connections,omitempty"`
+	// Of tulle's loops in a scenario: the longest round (at most that), and of
+	// 1,000 rounds those over 1 ms.
+	Longest *float64 `json:"longest_round_us,omitempty"`
+	OverMS  *float64 `json:"rounds_over_1ms_of_1000,omitempty"`
 }
 
 // series is everything that was measured of one contender at one shape, a slot
@@ -96,6 +100,8 @@ func cpuOf(m slot) float64 { return m.CPU }
 func p50Of(m slot) float64 { return m.P50 }
 func p99Of(m slot) float64 { return m.P99 }
 
+func longestOf(m slot) float64 { return m.Longest }
+
 // toQuiet is the p99 in a scenario in that of the quiet time before it.
 func toQuiet(m slot) float64 {
 	if m.Quiet99 == 0 {
@@ -122,6 +128,16 @@ func (x *series) values(f figure) (out []float64) {
 	for _, m := range x.Slots {
 		if v := f(m); v > 0 {
 			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// longRounds are known zeros too.
+func (x *series) longRounds() (out []float64) {
+	for _, m := range x.Slots {
+		if m.Longest > 0 {
+			out = append(out, m.OverMS)
 		}
 	}
 	return out
@@ -190,6 +206,9 @@ func (a *samples) rows() (out []row) {
 		if r.Handshakes = median(x.values(func(m slot) float64 { return m.Handshakes })); r.Handshakes != nil && r.CPU != nil {
 			v := 1e6 / *r.CPU
 			r.PerCPU = &v
+		}
+		if r.Longest = median(x.values(longestOf)); r.Longest != nil {
+			r.OverMS = median(x.longRounds())
 		}
 		r.PerThousand = median(x.values(func(m slot) float64 { return m.PerThousand }))
 		out = append(out, r)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -41,6 +42,12 @@ func (s *subject) play(ctx context.Context, b *bench, sh *shape) (out slot, err 
 	if err != nil {
 		return out, err
 	}
+	var before map[float64]float64
+	if s.rounds != nil {
+		if before, err = s.rounds(); err != nil {
+			return out, err
+		}
+	}
 	switch {
 	case sc.clusters > 0:
 		out, err = s.whileArriving(ctx, b, sh)
@@ -50,7 +57,32 @@ func (s *subject) play(ctx context.Context, b *bench, sh *shape) (out slot, err 
 		out, err = s.beside(ctx, b, sh, nil, s.peerArgs(sc.peers)...)
 	}
 	out.Quiet50, out.Quiet99, out.Quiet999 = quiet.P50, quiet.P99, quiet.P999
+	if err == nil && s.rounds != nil {
+		var after map[float64]float64
+		after, err = s.rounds()
+		out.Longest, out.OverMS = longRounds(before, after)
+	}
 	return out, err
+}
+
+// longRounds says of the rounds between two times what the longest took at most
+// (microseconds; more than the largest bound is a second), and how many of 1,000
+// took over 1 ms.
+func longRounds(before, after map[float64]float64) (longest, over float64) {
+	n, short := 0.0, 0.0
+	for _, le := range slices.Sorted(maps.Keys(after)) { // each counts those below too
+		k := after[le] - before[le]
+		if k > n {
+			n, longest = k, min(le, 1)*1e6
+		}
+		if le <= .001 {
+			short = k
+		}
+	}
+	if n > 0 {
+		over = (n - short) * 1000 / n
+	}
+	return longest, over
 }
 
 // peerArgs make a process shake hands with the second of the pair.

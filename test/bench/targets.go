@@ -73,6 +73,8 @@ var targetList = []target{
 	{"mTLS pair at 2k rps, added p99 to envoy-istio", "mtls-pair-64", filters, addedIn(istio, filters, p99Of), "x", .5, none},
 	{"p99 while 200 peers handshake, to the quiet", "handshakes-200", equal, oursAlone(toQuiet, 1), "x", 2, none},
 	{"p99 while 2,000 clusters arrive, to the quiet", "clusters-2000", equal, oursAlone(toQuiet, 1), "x", 2, none},
+	{"longest round of a loop, by the clock, while 200 peers handshake", "handshakes-200", equal, oursAlone(longestOf, 1./1000), "ms", 1, none},
+	{"longest round of a loop, by the clock, while 2,000 clusters arrive", "clusters-2000", equal, oursAlone(longestOf, 1./1000), "ms", 1, none},
 	{"resident, idle", "clusters-2000", equal, idleMB, "MB", 12, 10},
 	{"resident, 2,000 clusters", "clusters-2000", equal, oursAlone(rssOf, 1./1024), "MB", 18, 14},
 	{"per idle connection, plaintext", "idle-10000", equal, oursAlone(perConnection, 1./1000), "KB", .5, .2},

@@ -56,7 +56,7 @@ func tulleIdentity(p *plan, pid int) (c certificate, err error) {
 	return certificate{file, file, file}, err
 }
 
-// tulleAdmin finds the counters of allocations.
+// tulleAdmin finds the counters of allocations and of the loops' rounds.
 func (r *running) tulleAdmin() error {
 	var all []string
 	for _, pid := range r.pids {
@@ -66,42 +66,87 @@ func (r *running) tulleAdmin() error {
 		}
 		all = append(all, strings.TrimPrefix(b.Admin, "unix://"))
 	}
-	r.allocs = func() (sum float64, err error) {
+	each := func(add func(metrics string) error) error {
 		for _, socket := range all {
-			n, err := allocated(socket)
+			text, err := scrape(socket)
 			if err != nil {
-				return 0, err
+				return err
 			}
-			sum += n
+			if err := add(text); err != nil {
+				return err
+			}
 		}
-		return sum, nil
+		return nil
+	}
+	r.allocs = func() (sum float64, err error) {
+		err = each(func(text string) error {
+			n, err := allocated(text)
+			sum += n
+			return err
+		})
+		return sum, err
+	}
+	r.rounds = func() (map[float64]float64, error) {
+		sum := map[float64]float64{}
+		return sum, each(func(text string) error { return addRounds(sum, text) })
 	}
 	return nil
 }
 
-const allocsMetric = "go_gc_heap_allocs_objects_total"
-
-// allocated reads a proxy's counter of allocated objects.
-func allocated(socket string) (float64, error) {
+// scrape reads a proxy's metrics.
+func scrape(socket string) (string, error) {
 	c := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		}}}
 	resp, err := c.Get("http://proxy/stats/prometheus")
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return 0, err
-	}
-	_, v, ok := strings.Cut(string(b), "\n"+allocsMetric+" ")
+	return string(b), err
+}
+
+const (
+	allocsMetric = "go_gc_heap_allocs_objects_total"
+	roundsMetric = "tulle_proxy_loop_round_seconds"
+)
+
+// allocated finds the counter of allocated objects.
+func allocated(metrics string) (float64, error) {
+	_, v, ok := strings.Cut(metrics, "\n"+allocsMetric+" ")
 	if !ok {
 		return 0, errors.New("its metrics have no " + allocsMetric)
 	}
 	v, _, _ = strings.Cut(v, "\n")
 	return strconv.ParseFloat(v, 64)
+}
+
+// addRounds adds how many rounds took at most each time.
+func addRounds(sum map[float64]float64, metrics string) error {
+	found := false
+	for l := range strings.Lines(metrics) {
+		l, ok := strings.CutPrefix(l, roundsMetric+"_bucket{le=\"")
+		if !ok {
+			continue
+		}
+		le, n, _ := strings.Cut(strings.TrimSpace(l), "\"} ")
+		bound, err := strconv.ParseFloat(le, 64)
+		if err != nil {
+			return err
+		}
+		count, err := strconv.ParseFloat(n, 64)
+		if err != nil {
+			return err
+		}
+		sum[bound] += count
+		found = true
+	}
+	if !found {
+		return errors.New("its metrics have no " + roundsMetric)
+	}
+	return nil
 }
 
 // tulleFed runs a proxy alone on our own control plane, with what Tulle's would

@@ -43,11 +43,14 @@ func (s *Set) Expose(w io.Writer, now int64) error {
 	s.own.mu.Unlock()
 	for _, m := range own {
 		e.head(m.name, m.help, m.kind)
-		if m.lines == nil {
-			e.line(m.name, "", strconv.FormatFloat(m.value(), 'g', -1, 64))
-			continue
+		switch {
+		case m.counts != nil:
+			e.ownHistogram(&m)
+		case m.lines != nil:
+			m.lines(func(labels string, v float64) { e.line(m.name, labels, float(v)) })
+		default:
+			e.line(m.name, "", float(m.value()))
 		}
-		m.lines(func(labels string, v float64) { e.line(m.name, labels, strconv.FormatFloat(v, 'g', -1, 64)) })
 	}
 	if err := b.Flush(); err != nil {
 		return fmt.Errorf("write metrics: %w", err)
@@ -99,6 +102,23 @@ func merge(x *series) merged {
 		}
 	}
 	return m
+}
+
+func float(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
+
+func (e *exposer) ownHistogram(m *ownMetric) {
+	counts, sum := m.counts()
+	n := uint64(0)
+	for i, c := range counts {
+		le := "+Inf"
+		if i < len(m.bounds) {
+			le = float(m.bounds[i])
+		}
+		n += c
+		e.line(m.name+"_bucket", `le="`+le+`"`, strconv.FormatUint(n, 10))
+	}
+	e.line(m.name+"_sum", "", float(sum))
+	e.line(m.name+"_count", "", strconv.FormatUint(n, 10))
 }
 
 type exposer struct{ b *bufio.Writer }

@@ -65,6 +65,8 @@ type ownMetric struct {
 	name, help, kind string
 	value            func() float64
 	lines            func(yield func(labels string, value float64)) // instead of value
+	bounds           []float64                                      // of a histogram
+	counts           func() (counts []uint64, sum float64)
 }
 
 // Counter registers a counter. Names begin with tulle_proxy_.
@@ -88,6 +90,13 @@ func (s *Set) CounterFunc(name, help string, value func() float64) {
 // every scrape lines yields the labels, as they are written, and value of each.
 func (s *Set) Lines(name, help, kind string, lines func(yield func(labels string, value float64))) {
 	s.register(ownMetric{name: name, help: help, kind: kind, lines: lines})
+}
+
+// Histogram registers a histogram: at every scrape value returns how many were
+// at most each of bounds and above the one before, and, last, above all; and
+// what they sum up to.
+func (s *Set) Histogram(name, help string, bounds []float64, value func() (counts []uint64, sum float64)) {
+	s.register(ownMetric{name: name, help: help, kind: "histogram", bounds: bounds, counts: value})
 }
 
 func (s *Set) register(m ownMetric) {

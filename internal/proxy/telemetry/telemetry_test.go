@@ -232,6 +232,7 @@ func TestExposition(t *testing.T) {
 	s.Closed(0, tcp, nil)
 	s.Gauge("tulle_proxy_connections", "Open connections.", func() float64 { return 3.5 })
 	s.Counter("tulle_proxy_panics_total", "Panics survived.").Add(2)
+	s.Histogram("tulle_proxy_rounds", "Rounds.", []float64{.001, .0025}, func() ([]uint64, float64) { return []uint64{5, 2, 1}, 1.5 })
 	var b bytes.Buffer
 	if err := s.Expose(&b, 3); err != nil {
 		t.Fatal(err)
@@ -251,6 +252,11 @@ func TestExposition(t *testing.T) {
 		"tulle_proxy_connections":                                           3.5,
 		"tulle_proxy_panics_total":                                          2,
 		"tulle_proxy_metric_series":                                         3,
+		`tulle_proxy_rounds_bucket{le="0.001"}`:                             5,
+		`tulle_proxy_rounds_bucket{le="0.0025"}`:                            7,
+		`tulle_proxy_rounds_bucket{le="+Inf"}`:                              8,
+		"tulle_proxy_rounds_count":                                          8,
+		"tulle_proxy_rounds_sum":                                            1.5,
 		`istio_tcp_received_bytes_total{` + labelsOf(tcp) + "}":             11,
 		`istio_tcp_sent_bytes_total{` + labelsOf(tcp) + "}":                 22,
 		`istio_tcp_connections_opened_total{` + labelsOf(tcp) + "}":         1,
