@@ -55,7 +55,7 @@ type Bootstrap struct {
 	// envoy.resource_limits.listener.<name>.connection_limit. Others are told in
 	// a warning.
 	Runtime  map[string]string `json:"runtime,omitempty"`
-	NoBridge bool `json:"noBridge,omitempty"` // never carry HTTP/1 as HTTP/2 between sidecars
+	NoBridge bool              `json:"noBridge,omitempty"` // never carry HTTP/1 as HTTP/2 between sidecars
 
 	// Pod is what a pod's environment says; nil: we are in none.
 	Pod *kube.Pod `json:"-"`

@@ -16,8 +16,8 @@ func (b *builder) listener(m *wire.Listener) (*Listener, error) {
 	l := &Listener{
 		Name: m.Name, OriginalDst: or(m.UseOriginalDst, false), Bind: or(m.BindToPort, true),
 		InspectClose: !m.ContinueOnListenerFiltersTimeout, IgnoreLimit: m.IgnoreGlobalConnLimit,
-		Inbound:      m.TrafficDirection == wire.TrafficDirectionInbound,
-		BufferLimit:  int(or(m.PerConnectionBufferLimitBytes, 0)), Origin: origin(m.Metadata),
+		Inbound:     m.TrafficDirection == wire.TrafficDirectionInbound,
+		BufferLimit: int(or(m.PerConnectionBufferLimitBytes, 0)), Origin: origin(m.Metadata),
 	}
 	if m.Name == "" {
 		return nil, refuse("name", "empty")

@@ -49,7 +49,7 @@ type Pod struct {
 	Memory      int64  // limit of the container, in bytes; 0: not said
 	LogLevel    slog.Level
 	Runtime     map[string]string // Envoy's runtime keys
-	Drain       time.Duration // how long requests may take to end after SIGTERM
+	Drain       time.Duration     // how long requests may take to end after SIGTERM
 	// UntilIdle waits for connections to end as long as it takes, after Drain.
 	UntilIdle bool
 	DNS       bool // questions are redirected here

@@ -62,7 +62,7 @@ func TestEnvironmentChoices(t *testing.T) {
 			return len(p.Runtime) == 2 && p.Runtime["overload.global_downstream_max_connections"] == "5"
 		}},
 		"the newer word for a limit": {map[string]string{"ISTIO_META_GLOBAL_DOWNSTREAM_MAX_CONNECTIONS": "7"}, func(p *Pod) bool { return p.Runtime["overload.global_downstream_max_connections"] == "7" }},
-		"drain":           {map[string]string{"PROXY_CONFIG": `{"discoveryAddress":"a:1","terminationDrainDuration":"20s"}`}, func(p *Pod) bool { return p.Drain == 20*time.Second && !p.UntilIdle }},
+		"drain":                      {map[string]string{"PROXY_CONFIG": `{"discoveryAddress":"a:1","terminationDrainDuration":"20s"}`}, func(p *Pod) bool { return p.Drain == 20*time.Second && !p.UntilIdle }},
 		"until idle": {map[string]string{"EXIT_ON_ZERO_ACTIVE_CONNECTIONS": "true", "MINIMUM_DRAIN_DURATION": "7s"},
 			func(p *Pod) bool { return p.Drain == 7*time.Second && p.UntilIdle }},
 		"probes": {map[string]string{"ISTIO_KUBE_APP_PROBERS": `{"/app-health/c/readyz":{"httpGet":{"path":"/r","port":8080}},"/app-health/c/livez":{"tcpSocket":{"port":"none"}}}`},
