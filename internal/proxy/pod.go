@@ -27,7 +27,7 @@ func podBootstrap(pod *kube.Pod) *Bootstrap {
 	b := &Bootstrap{
 		ID: pod.ID(), Pod: pod, XDS: pod.Discovery, TokenFile: kube.TokenFile, CAFile: kube.RootsFile,
 		Admin:       net.JoinHostPort("127.0.0.1", strconv.Itoa(kube.AdminPort)),
-		Concurrency: pod.Concurrency, Runtime: pod.Runtime,
+		Concurrency: pod.Concurrency, OnDemand: pod.OnDemand, Runtime: pod.Runtime,
 		Workload: Workload{
 			Name: pod.Workload, Namespace: pod.Namespace, Account: pod.Account, Cluster: pod.Cluster, Gateway: pod.Gateway,
 			App: first(l, "app", "app.kubernetes.io/name"), Version: first(l, "version", "app.kubernetes.io/version"),

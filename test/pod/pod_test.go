@@ -89,7 +89,23 @@ func TestPod(t *testing.T) {
 			t.Errorf("from inside: %q", out)
 		}
 	})
+	t.Run("on demand", func(t *testing.T) { onDemand(t, client) })
 	t.Run("end", func(t *testing.T) { ends(t, web, side) })
+}
+
+// onDemand: the sidecar has what its program has used, and goes on with that when
+// the control plane is gone; what is new fails then, and does not pass it by.
+func onDemand(t *testing.T, client *pod) {
+	out := client.run(proxyUser, "proxy", "/tulle-proxy", "request", "GET", "/lookups")
+	if !strings.Contains(out, "\nroute 0.0.0.0_80/web: route 0.0.0.0_80/") {
+		t.Errorf("looked up: %s", out)
+	}
+	client.mesh.stop()
+	for host, want := range map[string]string{"web": "connected\n200 OK\nhello web peer=", "new.shop": "connected\n503 Service Unavailable\n"} {
+		if out := client.run(appUser, "app", "/tulle-proxy", "talk", "10.98.0.10:80", host); !strings.HasPrefix(out, want) {
+			t.Errorf("%s without a control plane: %q", host, out)
+		}
+	}
 }
 
 // probes are asked from inside, so that STRICT does not refuse them.

@@ -107,6 +107,7 @@ type mesh struct {
 	t     *testing.T
 	dir   string
 	plane *control.Plane
+	stop  func() // ends plane; after open
 }
 
 const shop = `
@@ -205,12 +206,13 @@ func (m *mesh) open() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- m.plane.Run(ctx) }()
-	m.t.Cleanup(func() {
+	m.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			m.t.Error(err)
 		}
 	})
+	m.t.Cleanup(m.stop)
 	wait(m.t, "the first configuration", func() error {
 		if m.plane.Compiled() == nil {
 			return io.EOF

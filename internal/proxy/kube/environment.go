@@ -54,6 +54,9 @@ type Pod struct {
 	UntilIdle bool
 	DNS       bool // questions are redirected here
 	Capture   bool // connections are redirected here
+	// OnDemand: destinations are asked for when they are first used. Istio's
+	// ISTIO_DELTA_XDS=false, in proxyMetadata, wants all of them, as it does there.
+	OnDemand bool
 
 	Probes map[string]*Probe // by path; see Answer
 	Scrape *Scrape           // nil: the program has no metrics
@@ -91,6 +94,7 @@ func FromEnvironment(gateway bool, get func(string) string) (*Pod, error) {
 		Capture: !gateway && get("ISTIO_META_INTERCEPTION_MODE") != "NONE",
 		DNS:     !gateway && e.boolean("ISTIO_META_DNS_CAPTURE"), UntilIdle: e.boolean("EXIT_ON_ZERO_ACTIVE_CONNECTIONS"),
 	}
+	p.OnDemand = p.Capture && (get("ISTIO_DELTA_XDS") == "" || e.boolean("ISTIO_DELTA_XDS"))
 	if p.Workload == "" {
 		p.Workload = p.Name
 	}

@@ -31,7 +31,7 @@ func TestEnvironment(t *testing.T) {
 	}
 	want := &Pod{Name: "web-7d9f-x2x", Namespace: "shop", Account: "web", Workload: "web", Cluster: "Kubernetes", Domain: "cluster.local",
 		Addresses: []netip.Addr{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd44::7")},
-		Discovery: "istiod.istio-system.svc:15012", Concurrency: 2, LogLevel: slog.LevelWarn, Drain: 5 * time.Second, DNS: true, Capture: true,
+		Discovery: "istiod.istio-system.svc:15012", Concurrency: 2, LogLevel: slog.LevelWarn, Drain: 5 * time.Second, DNS: true, Capture: true, OnDemand: true,
 		Metadata: map[string]string{"NAME": "web-7d9f-x2x", "NAMESPACE": "shop", "SERVICE_ACCOUNT": "web", "CLUSTER_ID": "Kubernetes", "WORKLOAD_NAME": "web",
 			"INSTANCE_IPS": "10.244.1.7,fd44::7", "INTERCEPTION_MODE": "REDIRECT", "DNS_CAPTURE": "true", "NODE_NAME": "node1"}}
 	if !reflect.DeepEqual(p, want) {
@@ -52,7 +52,9 @@ func TestEnvironmentChoices(t *testing.T) {
 		holds  func(*Pod) bool
 	}{
 		"one address":     {map[string]string{"INSTANCE_IPS": ""}, func(p *Pod) bool { return len(p.Addresses) == 1 }},
-		"no capture":      {map[string]string{"ISTIO_META_INTERCEPTION_MODE": "NONE"}, func(p *Pod) bool { return !p.Capture }},
+		"no capture":      {map[string]string{"ISTIO_META_INTERCEPTION_MODE": "NONE"}, func(p *Pod) bool { return !p.Capture && !p.OnDemand }},
+		"on demand":       {nil, func(p *Pod) bool { return p.OnDemand }},
+		"everything":      {map[string]string{"ISTIO_DELTA_XDS": "false"}, func(p *Pod) bool { return !p.OnDemand }},
 		"no dns":          {map[string]string{"ISTIO_META_DNS_CAPTURE": ""}, func(p *Pod) bool { return !p.DNS }},
 		"own concurrency": {map[string]string{"PROXY_CONFIG": `{"discoveryAddress":"a:1","concurrency":3}`}, func(p *Pod) bool { return p.Concurrency == 3 }},
 		"memory":          {map[string]string{"GOMEMLIMIT": "1000000000"}, func(p *Pod) bool { return p.Memory == 1000000000 }},
