@@ -173,11 +173,15 @@ func start(t testing.TB, dir string, w source.Source) (p *control.Plane, stop fu
 // ends are backends, each for an endpoint of a cluster, which say whose they are.
 type ends struct {
 	t   testing.TB
+	one *backend // for all endpoints, when it is set
 	mu  sync.Mutex
 	all map[string]*backend
 }
 
 func (e *ends) at(cluster string, ep netip.AddrPort) netip.AddrPort {
+	if e.one != nil {
+		return netip.MustParseAddrPort(e.one.addr)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	name := cluster + " " + ep.String()

@@ -79,7 +79,8 @@ func newBackend(t testing.TB, name string) *backend {
 	return b
 }
 
-// greet looks at the first byte: of a TLS handshake, of a request, or "x".
+// greet looks at the first byte: of a TLS handshake, of a request, "x" for its
+// name, or "e" for an echo.
 func (b *backend) greet(c net.Conn, secure *tls.Config, web chan net.Conn) {
 	r := bufio.NewReader(c)
 	first, err := r.Peek(1)
@@ -92,6 +93,9 @@ func (b *backend) greet(c net.Conn, secure *tls.Config, web chan net.Conn) {
 	case 'x':
 		_, _ = r.Discard(r.Buffered()) // or the end is a reset
 		_, _ = io.WriteString(c, b.name)
+		_ = c.Close()
+	case 'e':
+		_, _ = io.Copy(c, r)
 		_ = c.Close()
 	case 22:
 		x := tls.Server(peeked, secure)
@@ -261,6 +265,22 @@ func (s *sidecar) tcp(to string) string {
 	_, _ = io.WriteString(c, "x\r\n\r\n")
 	b, _ := io.ReadAll(c)
 	return string(b)
+}
+
+// echo is what comes back of what is sent at once, and the end.
+func (s *sidecar) echo(to string, what []byte) []byte {
+	s.t.Helper()
+	c, err := s.connect(to)
+	if err != nil {
+		return nil
+	}
+	defer c.Close()
+	go func() {
+		_, _ = c.Write(what)
+		_ = c.(*net.TCPConn).CloseWrite()
+	}()
+	b, _ := io.ReadAll(c)
+	return b
 }
 
 // sni is what answers TLS at an address.
