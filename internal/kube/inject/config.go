@@ -67,14 +67,16 @@ func Defaults() Config {
 type choices struct {
 	Config
 	capture bool
-	inIP    string // outgoing address ranges that are captured
-	exIP    string
-	inPorts string // incoming ports that are captured
-	exPorts string
-	outIn   string // outgoing ports that are captured whatever the address
-	outEx   string
-	native  bool
-	runtime map[string]string // Envoy's runtime keys
+	// everything: the sidecar asks for all of the mesh, not for what is used.
+	everything bool
+	inIP       string // outgoing address ranges that are captured
+	exIP       string
+	inPorts    string // incoming ports that are captured
+	exPorts    string
+	outIn      string // outgoing ports that are captured whatever the address
+	outEx      string
+	native     bool
+	runtime    map[string]string // Envoy's runtime keys
 }
 
 // read takes the annotations of one pod. A value that cannot be read is an

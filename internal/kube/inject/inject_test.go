@@ -226,6 +226,13 @@ func TestAnnotations(t *testing.T) {
 	if p.Annotations["prometheus.io/port"] != "15020" {
 		t.Error("Prometheus does not ask the sidecar")
 	}
+	all := inject(t, config(), with(`proxy.istio.io/config: "proxyMetadata: {ISTIO_DELTA_XDS: \"false\"}"`))
+	has := func(s *corev1.Container) bool {
+		return slices.Contains(s.Env, corev1.EnvVar{Name: "ISTIO_DELTA_XDS", Value: "false"})
+	}
+	if !has(sidecar(t, &all)) || has(s) {
+		t.Error("the sidecar is not told to ask for everything, or another one is")
+	}
 	none := inject(t, config(), with("sidecar.istio.io/interceptionMode: NONE"))
 	if strings.Contains(names(none.Spec.InitContainers), InitContainer) {
 		t.Error("rules are set although nothing is captured")
@@ -234,6 +241,7 @@ func TestAnnotations(t *testing.T) {
 		`traffic.sidecar.istio.io/excludeOutboundPorts: http`, `traffic.sidecar.istio.io/includeOutboundIPRanges: all`,
 		`sidecar.istio.io/proxyCPU: much`, `sidecar.istio.io/rewriteAppHTTPProbers: maybe`, `sidecar.istio.io/interceptionMode: TPROXY`,
 		`proxy.istio.io/config: "concurrency: many"`,
+		`proxy.istio.io/config: "proxyMetadata: {ISTIO_DELTA_XDS: perhaps}"`,
 	} {
 		raw, err := yaml.YAMLToJSON([]byte(with(bad)))
 		if err != nil {

@@ -192,6 +192,9 @@ func (o *choices) env(namespace, workload string, meta *metav1.ObjectMeta, spec 
 	} else {
 		out = append(out, corev1.EnvVar{Name: "ISTIO_META_INTERCEPTION_MODE", Value: "REDIRECT"})
 	}
+	if o.everything {
+		out = append(out, corev1.EnvVar{Name: "ISTIO_DELTA_XDS", Value: "false"})
+	}
 	if o.DNS {
 		out = append(out, corev1.EnvVar{Name: "ISTIO_META_DNS_CAPTURE", Value: "true"})
 	}

@@ -18,6 +18,9 @@ type proxyConfig struct {
 	InterceptionMode         string `json:"interceptionMode"`
 	// RuntimeValues are Envoy's runtime keys: limits of connections.
 	RuntimeValues map[string]string `json:"runtimeValues"`
+	// ProxyMetadata is for the sidecar's environment; what it does not read is
+	// left out.
+	ProxyMetadata map[string]string `json:"proxyMetadata"`
 }
 
 func (r *reader) proxyConfig(name string, o *choices) {
@@ -54,6 +57,13 @@ func (r *reader) proxyConfig(name string, o *choices) {
 		o.capture = false
 	default:
 		r.fail(name, "interceptionMode %s is not supported; REDIRECT and NONE are", c.InterceptionMode)
+	}
+	switch v := c.ProxyMetadata["ISTIO_DELTA_XDS"]; v {
+	case "", "true":
+	case "false":
+		o.everything = true
+	default:
+		r.fail(name, "ISTIO_DELTA_XDS %q is neither true nor false", v)
 	}
 	if d := c.TerminationDrainDuration; d != "" {
 		v, err := time.ParseDuration(d)
