@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"net/textproto"
 	"sort"
 	"strings"
@@ -216,7 +217,7 @@ func FuzzRequest(f *testing.F) {
 		}
 		// A refusal may come before bytes that the whole has still read.
 		for i, p := range one.a.Requests {
-			if i < len(whole.a.Requests) && p.String() != whole.a.Requests[i].String() {
+			if i < len(whole.a.Requests) && meaning(p) != meaning(whole.a.Requests[i]) {
 				t.Errorf("%q: whole %s, byte by byte %s", raw, whole.a.Requests[i], p)
 			}
 		}
@@ -225,6 +226,12 @@ func FuzzRequest(f *testing.F) {
 		}
 	})
 }
+
+// meaning is what a peer was told, without the words of a refusal: of two
+// mistakes the one that is seen first depends on where the input is cut.
+func meaning(p fmt.Stringer) string { return refusal.ReplaceAllString(p.String(), "reset($1)") }
+
+var refusal = regexp.MustCompile(`reset\((\d+) [^)]*\)`)
 
 // oursResponse reads a response to a GET.
 func oursResponse(raw []byte) (string, string) {

@@ -168,7 +168,11 @@ func (p *parser) document(d doc) {
 	top, ok := value.(map[string]any)
 	if !ok {
 		if !p.pasted(d) {
-			p.refuse(places.Line(""), model.Unreadable, "not an object: %s where apiVersion, kind and metadata should be", source.Describe(value))
+			line := places.Line("")
+			if value == nil { // what is empty stands after the end, for YAML
+				line = d.line + firstLine(d.text)
+			}
+			p.refuse(line, model.Unreadable, "not an object: %s where apiVersion, kind and metadata should be", source.Describe(value))
 		}
 		return
 	}
