@@ -8,6 +8,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/dialect/ingress"
 	"github.com/tulle-mesh/tulle/internal/dialect/istio"
 	"github.com/tulle-mesh/tulle/internal/dialect/kubernetes"
+	"github.com/tulle-mesh/tulle/internal/dialect/tulle"
 	"github.com/tulle-mesh/tulle/internal/link"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/source"
@@ -20,6 +21,7 @@ var Dialects = []dialect.Reader{
 	istio.Reader{},
 	gatewayapi.Reader{},
 	ingress.Reader{},
+	tulle.Reader{},
 }
 
 // Compiled is what a snapshot means. Immutable.

@@ -10,6 +10,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/filter/cors"
 	"github.com/tulle-mesh/tulle/internal/proxy/filter/fault"
+	"github.com/tulle-mesh/tulle/internal/proxy/filter/ratelimit"
 	"github.com/tulle-mesh/tulle/internal/proxy/filter/rbac"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
@@ -129,6 +130,8 @@ func (q *request) filters() bool {
 			if q.cors() {
 				return false
 			}
+		case f.Limit != nil:
+			q.limited(f)
 		case f.HasFault:
 		default:
 			in := rbac.Input{Head: &q.r.head, Source: q.in.source, Remote: netip.AddrPortFrom(q.remote, 0), Destination: q.in.destination,
@@ -144,6 +147,18 @@ func (q *request) filters() bool {
 		}
 	}
 	return true
+}
+
+// limited tells of a rate limit that counts the request. Whether it comes too
+// soon depends on the others.
+func (q *request) limited(f *conf.Filter) {
+	in := ratelimit.Input{Head: &q.r.head, Remote: q.remote}
+	if len(q.in.principals) > 0 {
+		in.Principal = q.in.principals[0]
+	}
+	if v := ratelimit.New(f.Limit).Take(f.Limit, &in, 0); v.By != nil {
+		q.step("rate_limit", "counted", fmt.Sprintf("%s lets in %d per %v, %d at once, of such requests; others get %d", f.Name, v.By.Fill, v.By.Interval, v.By.Size, f.Limit.Status))
+	}
 }
 
 // override is a filter's policy or what route or virtual host put in its place.

@@ -42,8 +42,9 @@ type facts struct {
 	rules     index[nsHost, *model.DestinationPolicy]
 	wildRules index[string, *model.DestinationPolicy] // with a wildcard host, by namespace
 	gateways  index[struct{}, *model.Gateway]
-	mtls      index[string, *model.MTLSPolicy]  // by namespace
-	authz     index[string, *model.AuthzPolicy] // by namespace
+	mtls      index[string, *model.MTLSPolicy]    // by namespace
+	authz     index[string, *model.AuthzPolicy]   // by namespace
+	requests  index[string, *model.RequestPolicy] // by namespace
 
 	sidecars index[string, *model.SidecarPolicy] // by namespace
 	sidecar  index[model.Ref, *model.SidecarPolicy]
@@ -201,6 +202,7 @@ func newFacts(b *recall.Book) *facts {
 		gateways:  newIndex[struct{}](b, func(a, b *model.Gateway) int { return byAge(a.Origin, b.Origin) }),
 		mtls:      newIndex[string](b, func(a, b *model.MTLSPolicy) int { return byAge(a.Origin, b.Origin) }),
 		authz:     newIndex[string](b, func(a, b *model.AuthzPolicy) int { return byAge(a.Origin, b.Origin) }),
+		requests:  newIndex[string](b, func(a, b *model.RequestPolicy) int { return byAge(a.Origin, b.Origin) }),
 		sidecars:  newIndex[string](b, func(a, b *model.SidecarPolicy) int { return byAge(a.Origin, b.Origin) }),
 		sidecar:   newIndex[model.Ref](b, func(a, b *model.SidecarPolicy) int { return byAge(a.Origin, b.Origin) }),
 
@@ -275,6 +277,7 @@ func (m *Mesh) set(f model.Fragment) {
 	differ(old.Gateways, f.Gateways, func(come bool, o *model.Gateway) { x.gateways.put(come, struct{}{}, o) })
 	differ(old.MTLS, f.MTLS, func(come bool, o *model.MTLSPolicy) { x.mtls.put(come, o.Namespace, o) })
 	differ(old.Authz, f.Authz, func(come bool, o *model.AuthzPolicy) { x.authz.put(come, o.Namespace, o) })
+	differ(old.Requests, f.Requests, func(come bool, o *model.RequestPolicy) { x.requests.put(come, o.Namespace, o) })
 	differ(old.Sidecars, f.Sidecars, func(come bool, o *model.SidecarPolicy) {
 		x.sidecars.put(come, o.Namespace, o)
 		x.sidecar.put(come, model.Ref{Namespace: o.Namespace, Name: o.Name}, o)
@@ -288,7 +291,7 @@ func (m *Mesh) set(f model.Fragment) {
 	for _, a := range []interface{ apply() }{
 		&x.namespaces, &x.secrets, &x.secretName, &x.hosts, &x.names, &x.ports, &x.own, &x.services, &x.aliases, &x.headless, &x.listed,
 		&x.workloads, &x.running, &x.inside, &x.labelled, &x.addressed, &x.routes, &x.delegates, x.routed, x.wilds,
-		&x.rules, &x.wildRules, &x.gateways, &x.mtls, &x.authz, &x.sidecars, &x.sidecar, &x.exports, x.chosen,
+		&x.rules, &x.wildRules, &x.gateways, &x.mtls, &x.authz, &x.requests, &x.sidecars, &x.sidecar, &x.exports, x.chosen,
 		x.indexed.nets, x.indexed.ports, x.indexed.names, x.indexed.heads,
 	} {
 		a.apply()

@@ -242,7 +242,7 @@ func (m *Mesh) makeGateway(scope *Scope, _ *gatewayShape) *gatewayShape {
 			}
 		}
 		g.Name = g.Bind.String() + "_" + strconv.Itoa(int(p.listen))
-		g.Policy = s.m.policy(s.m.server(c.Namespace, c.Labels), nil, p.listen)
+		g.Policy = (&held{server: s.m.server(c.Namespace, c.Labels)}).policy(p.listen)
 		if p.plain && p.protocol.IsHTTP() {
 			t := s.gatewayTable(httpTable(p), p.number, p.servers, &s.used)
 			s.tables = append(s.tables, t)

@@ -42,7 +42,7 @@ func (m *Mesh) ownServices(c *model.Client) []*model.Service {
 // inbound makes the ports that a client's own workload declares: those that its
 // Sidecar lists, or else that services target, the oldest service first, then
 // what the workload alone says, and ports that a policy names.
-func (m *Mesh) inbound(c *model.Client, server serverMTLS, authz []*model.AuthzPolicy) []*model.Inbound {
+func (m *Mesh) inbound(c *model.Client, h *held) []*model.Inbound {
 	said := m.sidecarPolicy(m.whoIs(c).by)
 	out := m.servedPorts(c)
 	if said != nil && len(said.Ingress) > 0 {
@@ -55,19 +55,19 @@ func (m *Mesh) inbound(c *model.Client, server serverMTLS, authz []*model.AuthzP
 	have := map[uint16]bool{}
 	for _, in := range out {
 		have[in.Port] = true
-		in.Policy = m.policy(server, authz, in.Port)
+		in.Policy = h.policy(in.Port)
 	}
 	alone := func(n uint16) {
 		if n == 0 || have[n] {
 			return
 		}
 		have[n] = true
-		out = append(out, &model.Inbound{Port: n, Policy: m.policy(server, authz, n)})
+		out = append(out, &model.Inbound{Port: n, Policy: h.policy(n)})
 	}
 	for _, e := range c.Expose {
 		alone(e.Port)
 	}
-	for n := range server.ports {
+	for n := range h.server.ports {
 		alone(n)
 	}
 	for _, in := range out {

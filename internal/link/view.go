@@ -202,19 +202,19 @@ func (m *Mesh) Own(c model.Client) *model.View {
 	s := m.Scope(c)
 	v := s.part()
 	v.Client, v.Aliases = c, m.aliasOf(s.who.eyes())
-	server, authz := m.server(c.Namespace, c.Labels), m.authzOf(&c)
-	v.InboundDefault = m.policy(server, authz, 0)
+	h := m.held(&c)
+	v.InboundDefault = h.policy(0)
 	if c.Role == model.Sidecar {
-		v.Inbound = m.inbound(&c, server, authz)
+		v.Inbound = m.inbound(&c, h)
 		return v
 	}
 	g := m.tables.rest.Get(s)
 	v.Broken, v.Secrets, v.Servers, v.Refers = g.broken, g.secrets, g.servers, g.refers
-	if len(authz) > 0 {
+	if len(h.authz)+len(h.requests) > 0 {
 		v.Servers = make([]*model.GatewayPort, len(g.servers))
 		for i, p := range g.servers {
 			q := *p
-			q.Policy = m.policy(server, authz, p.Port)
+			q.Policy = h.policy(p.Port)
 			v.Servers[i] = &q
 		}
 	}

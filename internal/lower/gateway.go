@@ -138,7 +138,8 @@ func (l *Lowering) withTLS(s *model.GatewayServer, c *listenerpb.FilterChain) *l
 // gatewayManager serves a route table to the outside: what the client says of
 // itself is not believed.
 func (l *Lowering) gatewayManager(p *model.GatewayPort, table string) *listenerpb.Filter {
-	m := l.manager("outbound_"+p.Name, append(l.httpRBAC(p.Policy.Authz, gatewayScope(p)), routeFilters()...))
+	filters := append(l.httpRBAC(p.Policy.Authz, gatewayScope(p)), l.rateLimits(p.Policy.Requests)...)
+	m := l.manager("outbound_"+p.Name, append(filters, routeFilters()...))
 	byTable(m, table)
 	m.UseRemoteAddress = yes()
 	m.ServerName = serverName

@@ -243,7 +243,7 @@ func (l *Lowering) inboundManager(p inboundPlace) *hcmpb.HttpConnectionManager {
 	if p.in != nil {
 		stat = "inbound_0.0.0.0_" + strconv.Itoa(int(p.in.Port))
 	}
-	m := l.manager(stat, l.httpRBAC(p.policy.Authz, p.scope))
+	m := l.manager(stat, append(l.httpRBAC(p.policy.Authz, p.scope), l.rateLimits(p.policy.Requests)...))
 	m.ForwardClientCertDetails = hcmpb.HttpConnectionManager_APPEND_FORWARD
 	m.SetCurrentClientCertDetails = &hcmpb.HttpConnectionManager_SetCurrentClientCertDetails{Subject: yes(), Dns: true, Uri: true}
 	a := plainAction(p.cluster)

@@ -12,6 +12,7 @@ type Fragment struct {
 	Gateways     []*Gateway
 	MTLS         []*MTLSPolicy
 	Authz        []*AuthzPolicy
+	Requests     []*RequestPolicy
 	Sidecars     []*SidecarPolicy
 	Secrets      []*Secret
 	Statuses     []*Status // what users are told of their objects at the API server
@@ -28,6 +29,7 @@ func (f *Fragment) Merge(o Fragment) {
 	f.Gateways = append(f.Gateways, o.Gateways...)
 	f.MTLS = append(f.MTLS, o.MTLS...)
 	f.Authz = append(f.Authz, o.Authz...)
+	f.Requests = append(f.Requests, o.Requests...)
 	f.Sidecars = append(f.Sidecars, o.Sidecars...)
 	f.Secrets = append(f.Secrets, o.Secrets...)
 	f.Statuses = append(f.Statuses, o.Statuses...)

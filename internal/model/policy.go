@@ -344,6 +344,49 @@ type AuthzCondition struct {
 	Values, NotValues []string
 }
 
+// RequestPolicy is what of our own API a workload's requests are held to.
+type RequestPolicy struct {
+	Name      string
+	Namespace string
+	Selector  map[string]string // nil: the namespace (or, in the root namespace, the mesh)
+	Services  []Ref             // targetRefs: requests that come in for these
+	Gateways  []Ref             // targetRefs: gateways that a Gateway API object made
+	Limits    []RateLimit
+	Origin    Origin
+}
+
+// RateLimit is what each proxy lets in of the requests that match.
+type RateLimit struct {
+	Requests uint32 // per Per, flowing in steadily
+	Per      time.Duration
+	Burst    uint32 // at once, after a rest
+	Path     *StringMatch
+	Method   *StringMatch
+	Headers  []NamedMatch
+	// By splits the limit: each value of these has it whole.
+	By     []LimitKey
+	Silent bool // no x-ratelimit-* and retry-after in answers
+	Origin Origin
+}
+
+// LimitKey is what a RateLimit is split by.
+type LimitKey struct {
+	Kind   LimitKind
+	Header string // of ByHeader, lower-case
+}
+
+// LimitKind of a LimitKey.
+type LimitKind uint8
+
+// Kinds. A request without the header is not limited; those of clients without
+// a certificate are one principal.
+const (
+	ByHeader LimitKind = iota
+	ByAddress
+	ByPath
+	ByPrincipal
+)
+
 // Settings of the whole mesh. The zero value is not useful; see link.Defaults.
 type Settings struct {
 	TrustDomain        string

@@ -109,6 +109,7 @@ func fragment(f *form, x *Fragment) {
 	objects(f, "gateway", &x.Gateways, textGateway)
 	objects(f, "mtls", &x.MTLS, textMTLS)
 	objects(f, "authz", &x.Authz, textAuthz)
+	objects(f, "requests", &x.Requests, textRequests)
 	objects(f, "sidecar", &x.Sidecars, textSidecar)
 	objects(f, "secret", &x.Secrets, textSecret)
 	objects(f, "status", &x.Statuses, textStatus)
@@ -501,6 +502,44 @@ func textOperation(f *form, x *AuthzOperation) {
 	f.strs("not-methods", &x.NotMethods)
 	f.strs("paths", &x.Paths)
 	f.strs("not-paths", &x.NotPaths)
+}
+
+func textRequests(f *form, x *RequestPolicy) {
+	f.note(&x.Origin)
+	f.ref(&x.Namespace, &x.Name)
+	f.labels("select", &x.Selector)
+	f.refs("services", &x.Services)
+	f.refs("gateways", &x.Gateways)
+	each(f, "limit", &x.Limits, func(f *form, x *RateLimit) {
+		f.note(&x.Origin)
+		uintAttr(f, "requests", &x.Requests)
+		f.duration("per", &x.Per)
+		uintAttr(f, "burst", &x.Burst)
+		f.match("path", &x.Path)
+		f.match("method", &x.Method)
+		f.named("header", &x.Headers)
+		list(f, "by", &x.By, LimitKey.String, readLimitKey)
+		f.flag("silent", &x.Silent)
+	})
+}
+
+var limitNames = []string{ByHeader: "header", ByAddress: "address", ByPath: "path", ByPrincipal: "principal"}
+
+// String is as in the text form: address, path, principal or header:name.
+func (k LimitKey) String() string {
+	if k.Header == "" {
+		return limitNames[k.Kind]
+	}
+	return limitNames[k.Kind] + ":" + quote(k.Header, "")
+}
+
+func readLimitKey(raw string) (k LimitKey, err error) {
+	kind, header, _ := cut(raw, ':')
+	if err := readEnum(&k.Kind, limitNames)(kind); err != nil || header == "" {
+		return k, err
+	}
+	k.Header, err = unquote(header)
+	return k, err
 }
 
 func textSecret(f *form, x *Secret) {

@@ -29,6 +29,7 @@ var enumSizes = map[reflect.Type]int{
 	reflect.TypeFor[MTLSMode]():      len(mtlsNames),
 	reflect.TypeFor[AuthzAction]():   len(actionNames),
 	reflect.TypeFor[MatchKind]():     len(matchNames),
+	reflect.TypeFor[LimitKind]():     len(limitNames),
 	reflect.TypeFor[PathForm]():      len(pathFormNames),
 }
 

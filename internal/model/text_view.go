@@ -149,6 +149,9 @@ func policyText(p InboundPolicy) string {
 	for _, a := range p.Authz {
 		s += fmt.Sprintf(" %s=%s/%s", strings.ToLower(a.Action.String()), a.Namespace, a.Name)
 	}
+	for _, x := range p.Requests {
+		s += fmt.Sprintf(" requests=%s/%s", x.Namespace, x.Name)
+	}
 	return s
 }
 

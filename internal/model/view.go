@@ -220,9 +220,10 @@ type Inbound struct {
 
 // InboundPolicy is what a port asks of its clients.
 type InboundPolicy struct {
-	MTLS       MTLSMode       // never Unset
-	MTLSOrigin Origin         // zero: the default
-	Authz      []*AuthzPolicy // that select this workload, root namespace first
+	MTLS       MTLSMode         // never Unset
+	MTLSOrigin Origin           // zero: the default
+	Authz      []*AuthzPolicy   // that select this workload, root namespace first
+	Requests   []*RequestPolicy // the same
 }
 
 // GatewayPort is one socket of a gateway with the servers merged on it.

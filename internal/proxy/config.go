@@ -72,6 +72,7 @@ func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 	if err := p.clusters.Warm(warm); err != nil && ctx.Err() == nil {
 		p.log.Warn("some names did not resolve in time", "error", err)
 	}
+	p.limits.Use(limitsOf(s))
 	p.opening.Lock()
 	defer p.opening.Unlock()
 	p.snapshot.Store(s)
@@ -81,6 +82,27 @@ func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 	for _, w := range p.workers {
 		w.refresh()
 	}
+}
+
+// limitsOf lists the rate limits of all listeners.
+func limitsOf(s *conf.Snapshot) (out []*conf.RateLimit) {
+	of := func(c *conf.Chain) {
+		if c == nil || c.HTTP == nil {
+			return
+		}
+		for i := range c.HTTP.Filters {
+			if l := c.HTTP.Filters[i].Limit; l != nil {
+				out = append(out, l)
+			}
+		}
+	}
+	for _, l := range s.Listeners {
+		for _, c := range l.Chains {
+			of(c)
+		}
+		of(l.Default)
+	}
+	return out
 }
 
 // refresh has a worker's connections follow the snapshot in force. A loop that

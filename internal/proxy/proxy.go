@@ -21,6 +21,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/dns"
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
 	"github.com/tulle-mesh/tulle/internal/proxy/feed"
+	"github.com/tulle-mesh/tulle/internal/proxy/filter/ratelimit"
 	"github.com/tulle-mesh/tulle/internal/proxy/listen"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
 	"github.com/tulle-mesh/tulle/internal/proxy/mtls"
@@ -37,6 +38,7 @@ type Proxy struct {
 	group     *loop.Group
 	workers   []*worker
 	clusters  *cluster.Registry
+	limits    ratelimit.Registry
 	secrets   *mtls.Store
 	tls       *mtls.Engine
 	telemetry *telemetry.Set
@@ -193,7 +195,7 @@ func newProxy(boot *Bootstrap, log *slog.Logger, at *Place) (*Proxy, error) {
 	for _, l := range p.group.Loops() {
 		k := &worker{p: p, loop: l, pool: pool.New(l, pool.Options{TLS: p.tls, NoBridge: boot.NoBridge, Dial: at.Dial})}
 		k.http = exchange.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Snapshot: p.snapshot.Load, Reporter: k,
-			Memory: p.memory, Desk: p.board.Desk(l.ID()), Node: exchange.Node{Local: local, Tell: tell(&local)}}
+			Memory: p.memory, Desk: p.board.Desk(l.ID()), Limits: &p.limits, Node: exchange.Node{Local: local, Tell: tell(&local)}}
 		k.tcp = tcp.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Reporter: k, Local: local, Desk: p.board.Desk(l.ID())}
 		p.workers = append(p.workers, k)
 	}

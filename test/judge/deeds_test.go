@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -65,6 +66,13 @@ var deeds = []deed{
 	{"hash, sidecar", func(t testing.TB, s *stage) string { return s.sticky("sidecar") }, "each user has one backend, 2 backends are used"},
 	{"hash, gateway", func(t testing.TB, s *stage) string { return s.sticky("gateway") }, "each user has one backend, 2 backends are used"},
 	{"mirror", func(t testing.TB, s *stage) string { return s.mirrored() }, "POST kinds.example /mirror/x body copy"},
+	{"rate limit, gateway", func(t testing.TB, s *stage) string {
+		return s.paced("gateway", "/paced/edge?ann ann ann ann bob none none POST", "x-ratelimit-limit", "x-ratelimit-remaining")
+	}, "200 3 2; 200 3 1; 200 3 0; 429 3 0 local_rate_limited, again later; 200 3 2; 200; 200; 200"},
+	{"rate limit, sidecar", func(t testing.TB, s *stage) string {
+		return s.paced("sidecar", "/paced/in/a?- - - POST", "x-ratelimit-limit") + " | " + s.paced("sidecar", "/paced/in/b?-", "x-ratelimit-limit") + " | " +
+			s.paced("sidecar", "/paced/in?-", "x-ratelimit-limit")
+	}, "200 2; 200 2; 429 2 local_rate_limited, again later; 429 2 local_rate_limited, again later | 200 2 | 200"},
 	{"limits, sidecar", func(t testing.TB, s *stage) string { return s.overflow("sidecar") }, "200 x2, 503 overflow x3"},
 	{"limits, gateway", func(t testing.TB, s *stage) string { return s.overflow("gateway") }, "200 x2, 503 overflow x3"},
 	{"ejection, sidecar", func(t testing.TB, s *stage) string { return s.ejection("sidecar") }, "then 1 backend is left"},
@@ -426,6 +434,40 @@ func (s *stage) overflow(role string) string {
 	}
 	slices.Sort(out)
 	return strings.Join(out, ", ")
+}
+
+// paced sends a request for each word of the query: of a user, of nobody (-,
+// none), or by another method. It tells the answers with some of their fields.
+func (s *stage) paced(role, target string, fields ...string) string {
+	path, words, _ := strings.Cut(target, "?")
+	var out []string
+	for i, word := range strings.Fields(words) {
+		r := request{method: "GET", host: "kinds.example", target: path + "?" + strconv.Itoa(i)}
+		switch word {
+		case "POST":
+			r.method = word
+		case "-", "none":
+		default:
+			r.headers = [][2]string{{"x-user", word}}
+		}
+		a, err := s.ask(r, role)
+		if err != nil {
+			return err.Error()
+		}
+		told := []string{strconv.Itoa(a.Status)}
+		for _, f := range fields {
+			told = append(told, a.Headers[f]...)
+		}
+		if a.Status == 429 {
+			told = append(told, a.Text)
+			// An hour for three, or for one: the next comes in more than a minute.
+			if wait, _ := strconv.Atoi(strings.Join(a.Headers["retry-after"], "")); wait > 60 && wait <= 3600 {
+				told[len(told)-1] += ", again later"
+			}
+		}
+		out = append(out, strings.Join(told, " "))
+	}
+	return strings.Join(out, "; ")
 }
 
 // ejection: every copy fails; one is left out, never both.

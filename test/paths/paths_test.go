@@ -88,7 +88,7 @@ func run(t *testing.T, name string) {
 }
 
 // decide rewrites every "= " line to what is decided now, and checks the "~ "
-// lines.
+// lines, which a step must say, and the "! " lines, which none may.
 func decide(t *testing.T, c *control.Compiled, calls string) string {
 	var out strings.Builder
 	var a *explain.Answer
@@ -100,6 +100,11 @@ func decide(t *testing.T, c *control.Compiled, calls string) string {
 			out.WriteString(line + "\n")
 			if a != nil && !told(a, line[2:]) {
 				t.Errorf("no step says %q; they say:\n%s", line[2:], steps(a))
+			}
+		case strings.HasPrefix(line, "! "):
+			out.WriteString(line + "\n")
+			if a != nil && told(a, line[2:]) {
+				t.Errorf("a step says %q:\n%s", line[2:], steps(a))
 			}
 		case strings.TrimSpace(line) == "" || strings.HasPrefix(line, "#"):
 			out.WriteString(line + "\n")

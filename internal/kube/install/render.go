@@ -37,6 +37,11 @@ var manifests embed.FS
 //go:embed crds.yaml.gz
 var crds []byte
 
+// ownCRDs defines our own kinds.
+//
+//go:embed traffic.yaml
+var ownCRDs []byte
+
 var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"yaml": func(v any) (string, error) {
 		b, err := yaml.Marshal(v)
@@ -58,7 +63,7 @@ func (p *Plan) Objects() ([]*unstructured.Unstructured, error) {
 		if err != nil {
 			return nil, fmt.Errorf("BUG: embedded definitions: %w", err)
 		}
-		list, err := p.parse(z, true)
+		list, err := p.parse(io.MultiReader(z, strings.NewReader("\n---\n"), bytes.NewReader(ownCRDs)), true)
 		if err != nil {
 			return nil, fmt.Errorf("BUG: embedded definitions: %w", err)
 		}

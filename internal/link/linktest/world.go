@@ -35,14 +35,14 @@ func (w *World) Fragment() model.Fragment {
 	f.Namespaces, f.Services, f.Workloads = slices.Clone(f.Namespaces), slices.Clone(f.Services), slices.Clone(f.Workloads)
 	f.RouteSets, f.Destinations, f.Gateways = slices.Clone(f.RouteSets), slices.Clone(f.Destinations), slices.Clone(f.Gateways)
 	f.MTLS, f.Authz, f.Secrets = slices.Clone(f.MTLS), slices.Clone(f.Authz), slices.Clone(f.Secrets)
-	f.Sidecars = slices.Clone(f.Sidecars)
+	f.Sidecars, f.Requests = slices.Clone(f.Sidecars), slices.Clone(f.Requests)
 	return f
 }
 
 // Step changes one object: it comes, goes or is replaced. It says which.
 func (w *World) Step() string { return w.change(w.r.IntN(kinds)) }
 
-const kinds = 10
+const kinds = 11
 
 func (w *World) change(kind int) string {
 	w.n++
@@ -65,6 +65,8 @@ func (w *World) change(kind int) string {
 		return alter(w, &w.f.Authz, 4, w.authz)
 	case 8:
 		return alter(w, &w.f.Sidecars, 4, w.sidecar)
+	case 9:
+		return alter(w, &w.f.Requests, 3, w.requests)
 	default:
 		return alter(w, &w.f.Secrets, 2, w.secret)
 	}
@@ -323,6 +325,17 @@ func (w *World) authz() *model.AuthzPolicy {
 		Name: name, Namespace: ns, Selector: pick(w, nil, w.labels()), Action: pick(w, model.Allow, model.Deny), Origin: o,
 		Rules: []model.AuthzRule{{To: []model.AuthzOperation{{Methods: []string{pick(w, "GET", "POST")}}}, Origin: o}},
 	}
+}
+
+func (w *World) requests() *model.RequestPolicy {
+	ns, name := w.ns(), pick(w, "q1", "q2", "q3")
+	o := w.origin("RequestPolicy", ns, name)
+	p := &model.RequestPolicy{Name: name, Namespace: ns, Selector: pick(w, nil, w.labels()), Origin: o}
+	if w.odds(2) {
+		p.Selector, p.Services = nil, []model.Ref{{Namespace: ns, Name: pick(w, "s1", "s2")}}
+	}
+	p.Limits = []model.RateLimit{{Requests: pick[uint32](w, 1, 9), Per: time.Second, Burst: 9, Origin: o}}
+	return p
 }
 
 func (w *World) sidecar() *model.SidecarPolicy {

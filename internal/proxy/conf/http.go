@@ -183,6 +183,10 @@ func (b *builder) httpFilters(h *HTTP, ms []*wire.HttpFilter) error {
 			if f.HasFault = true; c.Delay != nil || c.Abort != nil {
 				f.Fault, err = fault(c)
 			}
+		case *wire.LocalRateLimit:
+			if f.Limit, err = b.rateLimit(m.Name, c); err == nil && f.Limit == nil {
+				continue
+			}
 		}
 		if err == nil && m.Disabled {
 			err = refuse("disabled", "not supported")

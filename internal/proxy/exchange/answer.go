@@ -48,6 +48,7 @@ func (x *Exchange) editResponse(h *stream.Head) {
 		route.EditResponse(&x.path, h, &x.rq)
 	}
 	x.corsResponse(h)
+	x.tellLimit(h)
 }
 
 // decorate adds what a connection manager adds to every response.

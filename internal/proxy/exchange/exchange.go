@@ -9,6 +9,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/demand"
 	"github.com/tulle-mesh/tulle/internal/proxy/filter/fault"
+	"github.com/tulle-mesh/tulle/internal/proxy/filter/ratelimit"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
 	"github.com/tulle-mesh/tulle/internal/proxy/overload"
 	"github.com/tulle-mesh/tulle/internal/proxy/pool"
@@ -31,6 +32,7 @@ type Env struct {
 	Node      Node
 	Memory    *overload.Watch // nil: never short
 	Desk      *demand.Desk    // nil: nothing is looked up
+	Limits    *ratelimit.Registry
 	codecs    codecs
 	conns     map[*Conn]struct{}
 	latest    *conf.Snapshot // as last seen, and how many were seen
@@ -111,6 +113,7 @@ type life struct {
 	tunnel   bool // 101, or CONNECT that was accepted: each way ends for itself
 	abort    fault.Decision
 	corsHit  bool
+	limit    *ratelimit.Verdict // what the answer tells of; nil: nothing
 	grpc     bool
 	upgrade  bool // asks for another protocol
 	connect  bool // a CONNECT without one

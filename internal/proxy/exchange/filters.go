@@ -2,10 +2,12 @@ package exchange
 
 import (
 	"net/netip"
+	"strconv"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/filter/cors"
 	"github.com/tulle-mesh/tulle/internal/proxy/filter/fault"
+	"github.com/tulle-mesh/tulle/internal/proxy/filter/ratelimit"
 	"github.com/tulle-mesh/tulle/internal/proxy/filter/rbac"
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
 	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
@@ -20,6 +22,10 @@ func (x *Exchange) filter() {
 		switch {
 		case f.CORS:
 			if x.cors() {
+				return
+			}
+		case f.Limit != nil:
+			if !x.inLimit(f.Limit) {
 				return
 			}
 		case f.HasFault:
@@ -66,6 +72,41 @@ func (x *Exchange) allowed(r *conf.RBAC) bool {
 	}
 	x.reply(telemetry.DeniedBy(policy), "")
 	return false
+}
+
+// inLimit asks one rate limit and answers a request that is refused.
+func (x *Exchange) inLimit(c *conf.RateLimit) bool {
+	l := x.env.Limits.Get(c.Key)
+	if l == nil { // it went while the request came
+		return true
+	}
+	in := ratelimit.Input{Head: &x.req, Remote: x.remote}
+	if uris := x.conn.peer.URIs; len(uris) > 0 {
+		in.Principal = uris[0]
+	}
+	v := l.Take(c, &in, x.env.Loop.Now())
+	if c.Headers && v.By != nil && (x.limit == nil || !v.Allowed || v.Left < x.limit.Left) {
+		x.limit = &v
+	}
+	if v.Allowed {
+		return true
+	}
+	if c.RetryAfter && c.Status == 429 {
+		x.resp.AddString("retry-after", strconv.FormatInt(max(1, v.Wait), 10))
+	}
+	x.reply(telemetry.Limited(c.Status, c.Exhausted), "")
+	return false
+}
+
+// tellLimit adds what the limit has left that is nearest to its end.
+func (x *Exchange) tellLimit(h *stream.Head) {
+	if x.limit == nil {
+		return
+	}
+	var b [20]byte
+	h.Add("x-ratelimit-limit", strconv.AppendUint(b[:0], uint64(x.limit.By.Size), 10))
+	h.Add("x-ratelimit-remaining", strconv.AppendUint(b[:0], uint64(x.limit.Left), 10))
+	h.Add("x-ratelimit-reset", strconv.AppendInt(b[:0], x.limit.Wait, 10))
 }
 
 // fault delays or aborts. It reports true when the request does not go on now.

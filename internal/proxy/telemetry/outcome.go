@@ -77,6 +77,16 @@ func Aborted(status, grpc int) Outcome {
 	return Outcome{Status: status, Flag: FlagFI, Details: "fault_filter_abort", Body: "fault filter abort", grpc: grpc + 1}
 }
 
+// Limited is the answer to a request that came too soon after others.
+// exhausted: gRPC clients are told RESOURCE_EXHAUSTED, not UNAVAILABLE.
+func Limited(status int, exhausted bool) Outcome {
+	o := Outcome{Status: status, Flag: FlagRL, Details: "local_rate_limited", Body: "local_rate_limited"}
+	if exhausted {
+		o.grpc = 8 + 1
+	}
+	return o
+}
+
 // FromCluster maps a cluster.Failure; other errors are ours.
 func FromCluster(err error) Outcome {
 	var f cluster.Failure

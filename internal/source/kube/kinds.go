@@ -56,6 +56,7 @@ var resources = slices.Concat(
 	crds("security.istio.io", istioSecurity, "PeerAuthentication", "RequestAuthentication", "AuthorizationPolicy"),
 	crds("telemetry.istio.io", []string{"v1", "v1alpha1"}, "Telemetry"),
 	crds("extensions.istio.io", []string{"v1alpha1"}, "WasmPlugin", "TrafficExtension"),
+	crds("traffic.tulle.dev", []string{"v1alpha1"}, "RequestPolicy"),
 	crds("gateway.networking.k8s.io", gatewayVersions, "GatewayClass", "Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute",
 		"TLSRoute", "TCPRoute", "UDPRoute", "ReferenceGrant", "BackendTLSPolicy"),
 )

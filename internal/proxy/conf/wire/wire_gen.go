@@ -91,6 +91,8 @@ func newHttpFilter(name string) message {
 		return new(HTTPFault)
 	case "envoy.extensions.filters.http.router.v3.Router":
 		return new(Router)
+	case "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit":
+		return new(LocalRateLimit)
 	}
 	return nil
 }
@@ -154,13 +156,15 @@ func newClusterOptions(name string) message {
 	return nil
 }
 
-// newPathTemplate makes the message of an extension's full name, nil when it is not known.
-func newPathTemplate(name string) message {
+// newExtension makes the message of an extension's full name, nil when it is not known.
+func newExtension(name string) message {
 	switch name {
 	case "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig":
 		return new(UriTemplateMatchConfig)
 	case "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig":
 		return new(UriTemplateRewriteConfig)
+	case "envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor":
+		return new(Descriptor)
 	}
 	return nil
 }
@@ -1592,7 +1596,7 @@ func (m *TypedExtensionConfig) decode(d *decoder, b []byte) *Error {
 			if m.TypedConfig != nil {
 				return twice("typed_config")
 			}
-			m.TypedConfig, n, err = d.any(typ, b, "typed_config", -1, newPathTemplate, false)
+			m.TypedConfig, n, err = d.any(typ, b, "typed_config", -1, newExtension, false)
 		case 1: // harmless
 			n, err = skip(num, typ, b, protowire.BytesType)
 		default:
@@ -1649,6 +1653,48 @@ func (m *UriTemplateRewriteConfig) decode(d *decoder, b []byte) *Error {
 		switch num {
 		case 1:
 			m.PathTemplateRewrite, n, err = d.str(typ, b, "path_template_rewrite")
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// Descriptor is envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor.
+type Descriptor struct {
+	DescriptorKey string
+	Text          *string
+}
+
+func (m *Descriptor) decode(d *decoder, b []byte) *Error {
+	var one0 protowire.Number
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			m.DescriptorKey, n, err = d.str(typ, b, "descriptor_key")
+		case 3:
+			if one0 != 0 {
+				return twice("expr_specifier")
+			}
+			one0 = num
+			var v string
+			v, n, err = d.str(typ, b, "text")
+			p := v
+			m.Text = &p
+		case 2:
+			n, err = refuse(num, typ, b, "skip_if_error", true)
+		case 4:
+			n, err = refuse(num, typ, b, "parsed", false)
 		default:
 			return unknownField(num)
 		}
@@ -4432,6 +4478,494 @@ func (m *Router) decode(d *decoder, b []byte) *Error {
 			n, err = skip(num, typ, b, protowire.VarintType)
 		case 1, 10: // harmless
 			n, err = skip(num, typ, b, protowire.BytesType)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// LocalRateLimit is envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit.
+type LocalRateLimit struct {
+	Status                          *HttpStatus
+	TokenBucket                     *TokenBucket
+	FilterEnabled                   *RuntimeFractionalPercent
+	FilterEnforced                  *RuntimeFractionalPercent
+	Descriptors                     []*LocalRateLimitDescriptor
+	EnableXRatelimitHeaders         XRateLimitHeadersRFCVersion
+	AlwaysConsumeDefaultTokenBucket *bool
+	RateLimitedAsResourceExhausted  bool
+	RateLimits                      []*RateLimit
+	MaxDynamicDescriptors           *uint32
+	EnableRetryAfterHeader          bool
+}
+
+func (m *LocalRateLimit) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 2:
+			if m.Status != nil {
+				return twice("status")
+			}
+			m.Status = new(HttpStatus)
+			n, err = d.sub(m.Status, typ, b, "status", -1)
+		case 3:
+			if m.TokenBucket != nil {
+				return twice("token_bucket")
+			}
+			m.TokenBucket = new(TokenBucket)
+			n, err = d.sub(m.TokenBucket, typ, b, "token_bucket", -1)
+		case 4:
+			if m.FilterEnabled != nil {
+				return twice("filter_enabled")
+			}
+			m.FilterEnabled = new(RuntimeFractionalPercent)
+			n, err = d.sub(m.FilterEnabled, typ, b, "filter_enabled", -1)
+		case 5:
+			if m.FilterEnforced != nil {
+				return twice("filter_enforced")
+			}
+			m.FilterEnforced = new(RuntimeFractionalPercent)
+			n, err = d.sub(m.FilterEnforced, typ, b, "filter_enforced", -1)
+		case 8:
+			e := new(LocalRateLimitDescriptor)
+			n, err = d.sub(e, typ, b, "descriptors", len(m.Descriptors))
+			m.Descriptors = append(m.Descriptors, e)
+		case 12:
+			var v int32
+			v, n, err = d.enum(typ, b, "enable_x_ratelimit_headers", knownXRateLimitHeadersRFCVersion)
+			m.EnableXRatelimitHeaders = XRateLimitHeadersRFCVersion(v)
+		case 14:
+			if m.AlwaysConsumeDefaultTokenBucket != nil {
+				return twice("always_consume_default_token_bucket")
+			}
+			m.AlwaysConsumeDefaultTokenBucket, n, err = d.boolValue(typ, b, "always_consume_default_token_bucket")
+		case 15:
+			m.RateLimitedAsResourceExhausted, n, err = d.boolean(typ, b, "rate_limited_as_resource_exhausted")
+		case 17:
+			e := new(RateLimit)
+			n, err = d.sub(e, typ, b, "rate_limits", len(m.RateLimits))
+			m.RateLimits = append(m.RateLimits, e)
+		case 18:
+			if m.MaxDynamicDescriptors != nil {
+				return twice("max_dynamic_descriptors")
+			}
+			m.MaxDynamicDescriptors, n, err = d.uint32Value(typ, b, "max_dynamic_descriptors")
+		case 19:
+			m.EnableRetryAfterHeader, n, err = d.boolean(typ, b, "enable_retry_after_header")
+		case 6:
+			n, err = refuse(num, typ, b, "response_headers_to_add", false)
+		case 10:
+			n, err = refuse(num, typ, b, "request_headers_to_add_when_not_enforced", false)
+		case 11:
+			n, err = refuse(num, typ, b, "local_rate_limit_per_downstream_connection", true)
+		case 16:
+			n, err = refuse(num, typ, b, "local_cluster_rate_limit", false)
+		case 9, 13: // harmless
+			n, err = skip(num, typ, b, protowire.VarintType)
+		case 1: // harmless
+			n, err = skip(num, typ, b, protowire.BytesType)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// HttpStatus is envoy.type.v3.HttpStatus.
+type HttpStatus struct {
+	Code StatusCode
+}
+
+func (m *HttpStatus) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			var v int32
+			v, n, err = d.enum(typ, b, "code", knownStatusCode)
+			m.Code = StatusCode(v)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// TokenBucket is envoy.type.v3.TokenBucket.
+type TokenBucket struct {
+	MaxTokens     uint32
+	TokensPerFill *uint32
+	FillInterval  *time.Duration
+}
+
+func (m *TokenBucket) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			var v uint64
+			v, n, err = d.varint(typ, b, "max_tokens")
+			m.MaxTokens = uint32(v)
+		case 2:
+			if m.TokensPerFill != nil {
+				return twice("tokens_per_fill")
+			}
+			m.TokensPerFill, n, err = d.uint32Value(typ, b, "tokens_per_fill")
+		case 3:
+			if m.FillInterval != nil {
+				return twice("fill_interval")
+			}
+			m.FillInterval, n, err = d.duration(typ, b, "fill_interval")
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// LocalRateLimitDescriptor is envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor.
+type LocalRateLimitDescriptor struct {
+	Entries     []*RateLimitDescriptorEntry
+	TokenBucket *TokenBucket
+}
+
+func (m *LocalRateLimitDescriptor) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			e := new(RateLimitDescriptorEntry)
+			n, err = d.sub(e, typ, b, "entries", len(m.Entries))
+			m.Entries = append(m.Entries, e)
+		case 2:
+			if m.TokenBucket != nil {
+				return twice("token_bucket")
+			}
+			m.TokenBucket = new(TokenBucket)
+			n, err = d.sub(m.TokenBucket, typ, b, "token_bucket", -1)
+		case 3:
+			n, err = refuse(num, typ, b, "shadow_mode", true)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// RateLimitDescriptorEntry is envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.Entry.
+type RateLimitDescriptorEntry struct {
+	Key   string
+	Value string
+}
+
+func (m *RateLimitDescriptorEntry) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			m.Key, n, err = d.str(typ, b, "key")
+		case 2:
+			m.Value, n, err = d.str(typ, b, "value")
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// RateLimit is envoy.config.route.v3.RateLimit.
+type RateLimit struct {
+	Actions []*RateLimitAction
+}
+
+func (m *RateLimit) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 3:
+			e := new(RateLimitAction)
+			n, err = d.sub(e, typ, b, "actions", len(m.Actions))
+			m.Actions = append(m.Actions, e)
+		case 1:
+			n, err = refuse(num, typ, b, "stage", false)
+		case 2:
+			n, err = refuse(num, typ, b, "disable_key", true)
+		case 4:
+			n, err = refuse(num, typ, b, "limit", false)
+		case 5:
+			n, err = refuse(num, typ, b, "hits_addend", false)
+		case 6:
+			n, err = refuse(num, typ, b, "apply_on_stream_done", true)
+		case 7:
+			n, err = refuse(num, typ, b, "x_ratelimit_option", true)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// RateLimitAction is envoy.config.route.v3.RateLimit.Action.
+type RateLimitAction struct {
+	RequestHeaders   *RateLimitActionRequestHeaders
+	RemoteAddress    *RateLimitActionRemoteAddress
+	GenericKey       *RateLimitActionGenericKey
+	HeaderValueMatch *RateLimitActionHeaderValueMatch
+	Extension        *TypedExtensionConfig
+}
+
+func (m *RateLimitAction) decode(d *decoder, b []byte) *Error {
+	var one0 protowire.Number
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 3:
+			if one0 != 0 {
+				return twice("action_specifier")
+			}
+			one0 = num
+			if m.RequestHeaders != nil {
+				return twice("request_headers")
+			}
+			m.RequestHeaders = new(RateLimitActionRequestHeaders)
+			n, err = d.sub(m.RequestHeaders, typ, b, "request_headers", -1)
+		case 4:
+			if one0 != 0 {
+				return twice("action_specifier")
+			}
+			one0 = num
+			if m.RemoteAddress != nil {
+				return twice("remote_address")
+			}
+			m.RemoteAddress = new(RateLimitActionRemoteAddress)
+			n, err = d.sub(m.RemoteAddress, typ, b, "remote_address", -1)
+		case 5:
+			if one0 != 0 {
+				return twice("action_specifier")
+			}
+			one0 = num
+			if m.GenericKey != nil {
+				return twice("generic_key")
+			}
+			m.GenericKey = new(RateLimitActionGenericKey)
+			n, err = d.sub(m.GenericKey, typ, b, "generic_key", -1)
+		case 6:
+			if one0 != 0 {
+				return twice("action_specifier")
+			}
+			one0 = num
+			if m.HeaderValueMatch != nil {
+				return twice("header_value_match")
+			}
+			m.HeaderValueMatch = new(RateLimitActionHeaderValueMatch)
+			n, err = d.sub(m.HeaderValueMatch, typ, b, "header_value_match", -1)
+		case 9:
+			if one0 != 0 {
+				return twice("action_specifier")
+			}
+			one0 = num
+			if m.Extension != nil {
+				return twice("extension")
+			}
+			m.Extension = new(TypedExtensionConfig)
+			n, err = d.sub(m.Extension, typ, b, "extension", -1)
+		case 1:
+			n, err = refuse(num, typ, b, "source_cluster", false)
+		case 2:
+			n, err = refuse(num, typ, b, "destination_cluster", false)
+		case 7:
+			n, err = refuse(num, typ, b, "dynamic_metadata", false)
+		case 8:
+			n, err = refuse(num, typ, b, "metadata", false)
+		case 10:
+			n, err = refuse(num, typ, b, "masked_remote_address", false)
+		case 11:
+			n, err = refuse(num, typ, b, "query_parameter_value_match", false)
+		case 12:
+			n, err = refuse(num, typ, b, "query_parameters", false)
+		case 13:
+			n, err = refuse(num, typ, b, "remote_address_match", false)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// RateLimitActionRequestHeaders is envoy.config.route.v3.RateLimit.Action.RequestHeaders.
+type RateLimitActionRequestHeaders struct {
+	HeaderName    string
+	DescriptorKey string
+	SkipIfAbsent  bool
+}
+
+func (m *RateLimitActionRequestHeaders) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			m.HeaderName, n, err = d.str(typ, b, "header_name")
+		case 2:
+			m.DescriptorKey, n, err = d.str(typ, b, "descriptor_key")
+		case 3:
+			m.SkipIfAbsent, n, err = d.boolean(typ, b, "skip_if_absent")
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// RateLimitActionRemoteAddress is envoy.config.route.v3.RateLimit.Action.RemoteAddress.
+type RateLimitActionRemoteAddress struct {
+}
+
+func (m *RateLimitActionRemoteAddress) decode(d *decoder, b []byte) *Error {
+	return noFields(b)
+}
+
+// RateLimitActionGenericKey is envoy.config.route.v3.RateLimit.Action.GenericKey.
+type RateLimitActionGenericKey struct {
+	DescriptorValue string
+	DescriptorKey   string
+}
+
+func (m *RateLimitActionGenericKey) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			m.DescriptorValue, n, err = d.str(typ, b, "descriptor_value")
+		case 2:
+			m.DescriptorKey, n, err = d.str(typ, b, "descriptor_key")
+		case 3:
+			n, err = refuse(num, typ, b, "default_value", true)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// RateLimitActionHeaderValueMatch is envoy.config.route.v3.RateLimit.Action.HeaderValueMatch.
+type RateLimitActionHeaderValueMatch struct {
+	DescriptorValue string
+	ExpectMatch     *bool
+	Headers         []*HeaderMatcher
+	DescriptorKey   string
+}
+
+func (m *RateLimitActionHeaderValueMatch) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			m.DescriptorValue, n, err = d.str(typ, b, "descriptor_value")
+		case 2:
+			if m.ExpectMatch != nil {
+				return twice("expect_match")
+			}
+			m.ExpectMatch, n, err = d.boolValue(typ, b, "expect_match")
+		case 3:
+			e := new(HeaderMatcher)
+			n, err = d.sub(e, typ, b, "headers", len(m.Headers))
+			m.Headers = append(m.Headers, e)
+		case 4:
+			m.DescriptorKey, n, err = d.str(typ, b, "descriptor_key")
+		case 5:
+			n, err = refuse(num, typ, b, "default_value", true)
 		default:
 			return unknownField(num)
 		}
@@ -7732,6 +8266,95 @@ const (
 func knownRbacAction(v int32) bool {
 	switch v {
 	case 0, 1, 2:
+		return true
+	}
+	return false
+}
+
+// XRateLimitHeadersRFCVersion is envoy.extensions.common.ratelimit.v3.XRateLimitHeadersRFCVersion.
+type XRateLimitHeadersRFCVersion int32
+
+// Values of XRateLimitHeadersRFCVersion.
+const (
+	XRateLimitHeadersRFCVersionOff            XRateLimitHeadersRFCVersion = 0
+	XRateLimitHeadersRFCVersionDraftVersion03 XRateLimitHeadersRFCVersion = 1
+)
+
+func knownXRateLimitHeadersRFCVersion(v int32) bool {
+	switch v {
+	case 0, 1:
+		return true
+	}
+	return false
+}
+
+// StatusCode is envoy.type.v3.StatusCode.
+type StatusCode int32
+
+// Values of StatusCode.
+const (
+	StatusCodeEmpty                         StatusCode = 0
+	StatusCodeContinue                      StatusCode = 100
+	StatusCodeOk                            StatusCode = 200
+	StatusCodeCreated                       StatusCode = 201
+	StatusCodeAccepted                      StatusCode = 202
+	StatusCodeNonAuthoritativeInformation   StatusCode = 203
+	StatusCodeNoContent                     StatusCode = 204
+	StatusCodeResetContent                  StatusCode = 205
+	StatusCodePartialContent                StatusCode = 206
+	StatusCodeMultiStatus                   StatusCode = 207
+	StatusCodeAlreadyReported               StatusCode = 208
+	StatusCodeIMUsed                        StatusCode = 226
+	StatusCodeMultipleChoices               StatusCode = 300
+	StatusCodeMovedPermanently              StatusCode = 301
+	StatusCodeFound                         StatusCode = 302
+	StatusCodeSeeOther                      StatusCode = 303
+	StatusCodeNotModified                   StatusCode = 304
+	StatusCodeUseProxy                      StatusCode = 305
+	StatusCodeTemporaryRedirect             StatusCode = 307
+	StatusCodePermanentRedirect             StatusCode = 308
+	StatusCodeBadRequest                    StatusCode = 400
+	StatusCodeUnauthorized                  StatusCode = 401
+	StatusCodePaymentRequired               StatusCode = 402
+	StatusCodeForbidden                     StatusCode = 403
+	StatusCodeNotFound                      StatusCode = 404
+	StatusCodeMethodNotAllowed              StatusCode = 405
+	StatusCodeNotAcceptable                 StatusCode = 406
+	StatusCodeProxyAuthenticationRequired   StatusCode = 407
+	StatusCodeRequestTimeout                StatusCode = 408
+	StatusCodeConflict                      StatusCode = 409
+	StatusCodeGone                          StatusCode = 410
+	StatusCodeLengthRequired                StatusCode = 411
+	StatusCodePreconditionFailed            StatusCode = 412
+	StatusCodePayloadTooLarge               StatusCode = 413
+	StatusCodeURITooLong                    StatusCode = 414
+	StatusCodeUnsupportedMediaType          StatusCode = 415
+	StatusCodeRangeNotSatisfiable           StatusCode = 416
+	StatusCodeExpectationFailed             StatusCode = 417
+	StatusCodeMisdirectedRequest            StatusCode = 421
+	StatusCodeUnprocessableEntity           StatusCode = 422
+	StatusCodeLocked                        StatusCode = 423
+	StatusCodeFailedDependency              StatusCode = 424
+	StatusCodeUpgradeRequired               StatusCode = 426
+	StatusCodePreconditionRequired          StatusCode = 428
+	StatusCodeTooManyRequests               StatusCode = 429
+	StatusCodeRequestHeaderFieldsTooLarge   StatusCode = 431
+	StatusCodeInternalServerError           StatusCode = 500
+	StatusCodeNotImplemented                StatusCode = 501
+	StatusCodeBadGateway                    StatusCode = 502
+	StatusCodeServiceUnavailable            StatusCode = 503
+	StatusCodeGatewayTimeout                StatusCode = 504
+	StatusCodeHTTPVersionNotSupported       StatusCode = 505
+	StatusCodeVariantAlsoNegotiates         StatusCode = 506
+	StatusCodeInsufficientStorage           StatusCode = 507
+	StatusCodeLoopDetected                  StatusCode = 508
+	StatusCodeNotExtended                   StatusCode = 510
+	StatusCodeNetworkAuthenticationRequired StatusCode = 511
+)
+
+func knownStatusCode(v int32) bool {
+	switch v {
+	case 0, 100, 200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 300, 301, 302, 303, 304, 305, 307, 308, 400, 401, 402, 403, 404, 405, 406, 407, 408, 409, 410, 411, 412, 413, 414, 415, 416, 417, 421, 422, 423, 424, 426, 428, 429, 431, 500, 501, 502, 503, 504, 505, 506, 507, 508, 510, 511:
 		return true
 	}
 	return false
