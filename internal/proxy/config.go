@@ -36,7 +36,7 @@ func (p *Proxy) feed(ctx context.Context) error {
 		CAFile:    b.CAFile,
 		StateDir:  b.StateDir,
 		SecretDir: b.SecretDir,
-		Names:     p.names != nil && p.board == nil,
+		Names:     p.names != nil,
 		Demand:    p.demand(),
 		Node:      node,
 		Gate:      p.group.Gate().Insist,

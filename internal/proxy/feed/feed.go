@@ -35,7 +35,7 @@ type Config struct {
 
 	StateOfTheWorld bool          // instead of delta
 	NoCertificate   bool          // ask for no certificate
-	Names           bool          // ask for the names of the mesh; not with StateOfTheWorld
+	Names           bool          // ask for the names of the mesh, on demand for those that are used; not with StateOfTheWorld
 	CertificateTTL  time.Duration // to ask for; 0: the CA's choice
 	Demand          *Demand       // what a sidecar on demand needs; nil: everything is asked for; not with StateOfTheWorld
 

@@ -63,7 +63,7 @@ func (d *demand) indexed() {
 }
 
 // everything asks as a feed does that looks nothing up: for the endpoints and the
-// route tables that others name.
+// route tables that others name, and for the names of the mesh.
 func (d *demand) everything() {
 	for _, k := range []kind{eds, rds} {
 		s := d.f.stores[k]
@@ -80,6 +80,9 @@ func (d *demand) everything() {
 			}
 		}
 		d.f.ask(k, slices.Sorted(maps.Keys(s.asked)), less)
+	}
+	if d.f.c.Names {
+		d.f.ask(nds, nil, nil)
 	}
 	d.f.resub = true
 }

@@ -28,9 +28,11 @@ func TestDemandOff(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLoops()
 				p := newPlane(t)
-				w, s := onDemand(t, p, l, nil)
+				w, s := onDemand(t, p, l, func(c *Config) { c.Names = true })
 				defer w.stop()
-				s.requests()
+				if n := len(of(s.requests(), conf.NDSType)); n != 0 {
+					t.Error("the names are asked for before it is known that there is no index")
+				}
 				if says {
 					s.answer("1", ext.IndexType, answer{name: ext.IndexName})
 				}
@@ -43,6 +45,9 @@ func TestDemandOff(t *testing.T) {
 				equal(t, "endpoints", append(sub, unsub...), "a", "*")
 				sub, unsub = names(of(rs, conf.RDSType))
 				equal(t, "routes", append(sub, unsub...), "none", "*")
+				if n := len(of(rs, conf.NDSType)); n != 1 {
+					t.Errorf("the names are asked for %d times", n)
+				}
 
 				close(s.gone) // the next stream begins as one without lookups, but for the index
 				time.Sleep(time.Second)

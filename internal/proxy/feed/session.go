@@ -141,12 +141,15 @@ func (f *Feed) attach(l *link) {
 	f.demand.attached()
 	f.ask(idx, nil, nil) // first: it says what need not be asked for
 	for k := range kinds {
-		if k == nds && !f.c.Names || k == idx {
+		if k == nds && !f.names() || k == idx {
 			continue
 		}
 		f.ask(k, nil, nil)
 	}
 }
+
+// names reports whether the table of names is asked for: on demand, hosts are.
+func (f *Feed) names() bool { return f.c.Names && (f.demand == nil || f.demand.off) }
 
 func (f *Feed) detach(l *link) {
 	if f.link == l {
