@@ -275,6 +275,7 @@ func (s *session) ask(url string, want, leave []string) {
 		m.mesh.Book().Do(func() {
 			m.asked.Set(s, list)
 			p.refresh(m)
+			p.tidy(m)
 		})
 	}
 }

@@ -71,17 +71,27 @@ func (p *Plane) follows(g *generation) {
 		m.setBundle(p.ca.Bundle())
 		p.tell(m)
 		p.refresh(m)
-		if size := m.mesh.Book().Size(); size > 2*m.swept+10_000 {
-			live := make([]*link.Scope, 0, len(p.sessions))
-			for s := range p.sessions {
-				live = append(live, m.mesh.Scope(m.client(s)))
-			}
-			m.mesh.Sweep(live...)
-			m.alike.Sweep()
-			m.forgetQuestions(p.sessions)
-			m.swept = m.mesh.Book().Size()
-		}
+		p.tidy(m)
 	})
+}
+
+// tidy bounds the memo: it holds at most twice what connected clients use and some
+// more, whatever changes and whatever is asked. Within Do.
+func (p *Plane) tidy(m *memo) {
+	const more = 10_000
+	if m.mesh.Book().Size() <= 2*m.swept+more {
+		return
+	}
+	live := make([]*link.Scope, 0, len(p.sessions))
+	for s := range p.sessions {
+		live = append(live, m.mesh.Scope(m.client(s)))
+	}
+	m.forgetQuestions(p.sessions)
+	for range 2 { // the first leaves what was made since the last
+		m.mesh.Sweep(live...)
+	}
+	m.alike.Sweep()
+	m.swept = m.mesh.Book().Size()
 }
 
 // attach has a session told of changes, and of its first set. Within Do, or of a

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -36,6 +37,9 @@ type firstUse struct {
 	Next float64 `json:"nextP50Milliseconds"` // of the second
 }
 
+// loops of the sidecar.
+const loops = 2
+
 // side is a sidecar in this process. What it captures is told to it, and all that
 // it dials ends at one backend.
 type side struct {
@@ -54,6 +58,7 @@ func (b *bench) firstUse(ctx context.Context) (*firstUse, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(loops + 1)) // as tulle-proxy does
 	c, err := b.spawn(ctx, dir, size{Services: services, Proxies: 1})
 	if err != nil {
 		return nil, err
@@ -67,6 +72,11 @@ func (b *bench) firstUse(ctx context.Context) (*firstUse, error) {
 	if err := settle(c); err != nil {
 		return nil, err
 	}
+	if b.profile != "" {
+		if _, err := c.tell("profile %s", b.profile); err != nil {
+			return nil, err
+		}
+	}
 	var added, next []float64
 	for i := range services / 2 {
 		var took [2]float64
@@ -78,6 +88,11 @@ func (b *bench) firstUse(ctx context.Context) (*firstUse, error) {
 			took[n] = time.Since(start).Seconds() * 1000
 		}
 		added, next = append(added, took[0]-took[1]), append(next, took[1])
+	}
+	if b.profile != "" {
+		if _, err := c.tell("profile"); err != nil {
+			return nil, err
+		}
 	}
 	slices.Sort(added)
 	slices.Sort(next)
@@ -99,7 +114,7 @@ func sidecar(dir string, h *hello) (s *side, end func(), err error) {
 	}
 	ns, name, _ := strings.Cut(h.Names[0], "/")
 	s = &side{from: map[uint16]netip.AddrPort{}, to: netip.MustParseAddrPort(l.Addr().String())}
-	f, err := tulle.NewFed(&tulle.Bootstrap{ID: name, Workload: tulle.Workload{Name: name, Namespace: ns}, XDS: "unix://" + h.Socket, TokenFile: token, Concurrency: 2, OnDemand: true},
+	f, err := tulle.NewFed(&tulle.Bootstrap{ID: name, Workload: tulle.Workload{Name: name, Namespace: ns}, XDS: "unix://" + h.Socket, TokenFile: token, Concurrency: loops, OnDemand: true},
 		slog.New(slog.DiscardHandler), &tulle.Place{Open: s.open, Original: s.original, Dial: s.dial})
 	if err != nil {
 		return nil, nil, err

@@ -93,7 +93,7 @@ func profile(path string) (err error) {
 		pprof.StopCPUProfile()
 		if heap, herr := os.Create(profiling.Name() + ".heap"); herr == nil {
 			runtime.GC()
-			_ = pprof.WriteHeapProfile(heap)
+			_ = pprof.Lookup("allocs").WriteTo(heap, 0)
 			_ = heap.Close()
 		}
 		err = profiling.Close()
