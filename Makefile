@@ -71,6 +71,10 @@ bench: build ## tulle-proxy beside nginx, HAProxy and Envoy in one interleaved r
 bench-control: ## the control plane alone: S services x N proxies, changes, growth; table, JSON, SVG in OUT (bin/bench); ARGS=-quick for under two minutes
 	$(GO) run ./test/bench/control -out $(or $(OUT),bin/bench) $(ARGS)
 
+.PHONY: bench-control-save
+bench-control-save: ## run bench-control and keep its figures, and its picture for the README
+	$(GO) run ./test/bench/control -out test/bench/control $(ARGS)
+
 .PHONY: bench-quick
 bench-quick: build ## three shapes of the bench in under five minutes; OUT/bench.json
 	$(GO) run ./test/bench -quick -out $(or $(OUT),bin/bench) $(ARGS)

@@ -31,6 +31,9 @@ type entry struct {
 // longest log of a Catalog. Clients that are further behind compare everything.
 const longestLog = 64
 
+// shortLog is that of a small one: to compare all of it costs little.
+const shortLog = 8
+
 // shelf is the resources of one type, in parts by the hash of their names, so
 // that a change copies only a part.
 type shelf struct {
@@ -125,7 +128,11 @@ func (c *Catalog) Change(put []*Resource, drop []Key, aliases ...Alias) *Catalog
 		sh.sorted = sync.OnceValue(sh.names)
 	}
 	if c != nil {
-		out.log = append(c.log[max(0, len(c.log)+1-longestLog):len(c.log):len(c.log)], e)
+		longest := longestLog
+		if c.small {
+			longest = shortLog
+		}
+		out.log = append(c.log[max(0, len(c.log)+1-longest):len(c.log):len(c.log)], e)
 	}
 	return out
 }

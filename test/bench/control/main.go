@@ -286,7 +286,7 @@ func (b *bench) measure(ctx context.Context, s size) (r result, err error) {
 			return r, err
 		}
 	}
-	if !s.Wildcard && s.Services == 1000 && s.Proxies == 1000 && b.swell {
+	if !s.Wildcard && s.Main && s.Services == 1000 && s.Proxies != 500 && b.swell {
 		if r.Grow, err = b.grow(ctx, c, f); err != nil {
 			return r, err
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/source"
@@ -64,18 +65,18 @@ func object(api, kind, ns, name, fields string) *source.Object {
 
 // slice is an EndpointSlice; every turn gives its first endpoint another address.
 func (w *world) slice(s, n int) string {
-	list := ""
+	var list strings.Builder
 	for i := range n {
 		a := fmt.Sprintf("10.%d.%d.%d", 128+s&63, i>>8&255, i&255)
 		if i == 0 {
 			a = fmt.Sprintf("10.%d.%d.%d", 192+s&31, w.turn>>8&255, w.turn&255)
 		}
 		if i > 0 {
-			list += ","
+			list.WriteByte(',')
 		}
-		list += fmt.Sprintf(`{"addresses":[%q],"conditions":{"ready":true}}`, a)
+		fmt.Fprintf(&list, `{"addresses":[%q],"conditions":{"ready":true}}`, a)
 	}
-	return fmt.Sprintf(`"metadata":{"name":%q,"namespace":%q,"labels":{"kubernetes.io/service-name":%q}},"addressType":"IPv4","ports":[{"name":"http","port":8080}],"endpoints":[%s]`, nameOf(s), nsOf(s), nameOf(s), list)
+	return fmt.Sprintf(`"metadata":{"name":%q,"namespace":%q,"labels":{"kubernetes.io/service-name":%q}},"addressType":"IPv4","ports":[{"name":"http","port":8080}],"endpoints":[%s]`, nameOf(s), nsOf(s), nameOf(s), list.String())
 }
 
 func route(s, timeout int) string {
