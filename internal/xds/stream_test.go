@@ -591,13 +591,13 @@ func TestLargeResourcesAreSentAgainAtABoundedRate(t *testing.T) {
 		time.Sleep(time.Second)
 		begin := time.Now()
 		go func() {
-			for i := range 5000 {
+			for i := range 500 {
 				f.put(body(i + 1))
-				time.Sleep(time.Millisecond)
+				time.Sleep(10 * time.Millisecond)
 			}
 		}()
 		n := 0
-		for last := ""; last != body(5000); n++ {
+		for last := ""; last != body(500); n++ {
 			r := <-f.out
 			if last = show(r); n == 0 && (last != body(1) || time.Since(begin) != 0) {
 				t.Errorf("the first change waited %v", time.Since(begin))
