@@ -51,7 +51,7 @@ func commands(t *terminal) []*cobra.Command {
 		explainCommand(t),
 	}
 	all = append(all, standaloneCommands(t)...)
-	return append(all, installCommand(t), uninstallCommand(t), manifestCommand(t), operatorCommand(t), checkInjectCommand(t), controlPlaneCommand(t), proxyStatusCommand(t), versionCommand(t))
+	return append(all, installCommand(t), uninstallCommand(t), manifestCommand(t), operatorCommand(t), checkCommand(t), checkInjectCommand(t), controlPlaneCommand(t), proxyStatusCommand(t), versionCommand(t))
 }
 
 // Main runs one command and returns the exit status. It ends early, by the

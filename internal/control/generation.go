@@ -17,6 +17,7 @@ type generation struct {
 	version  string
 	when     time.Time
 	fragment model.Fragment // with the registered workloads
+	reading  *Reading
 	worked   func() (*Compiled, []model.Notice)
 }
 
@@ -29,6 +30,13 @@ func (p *Plane) compile(n int, f model.Fragment, read []model.Notice) {
 	}
 	f.Workloads = append(slices.Clip(f.Workloads), p.registry.workloads()...)
 	g := &generation{version: strconv.Itoa(n), when: time.Now(), fragment: f}
+	g.reading = &Reading{Gateways: f.Gateways, Statuses: f.Statuses, Notices: func() []model.Notice {
+		_, notices := g.worked()
+		return notices
+	}}
+	if p.seen != nil {
+		g.reading.Objects = p.seen.Objects
+	}
 	g.worked = sync.OnceValues(func() (*Compiled, []model.Notice) {
 		c, notices := linked(f, nil, p.settings)
 		return c, append(slices.Clone(read), notices...)

@@ -75,7 +75,8 @@ type Plane struct {
 	generation watch.Value[*generation] // nil until the first snapshot was compiled
 	dirty      chan struct{}            // capacity 1: the registry changed
 
-	reader *dialect.Memory // of follow alone
+	reader *dialect.Memory  // of follow alone
+	seen   *source.Snapshot // what was read last; of follow alone
 
 	memoMu   sync.Mutex
 	memo     *memo // nil until the first snapshot was compiled
@@ -286,13 +287,13 @@ func (p *Plane) follow(ctx context.Context, snaps *watch.Value[*source.Snapshot]
 	var last time.Time
 	var fragment model.Fragment
 	var read []model.Notice
-	var seen *source.Snapshot
 	unkept := false
 	for n := 1; ; n++ {
 		snap, changed := snaps.Get()
 		if snap != nil {
-			if snap != seen {
-				fragment, read, seen = p.read(*snap, fragment, read)
+			if snap != p.seen {
+				fragment, read = p.read(*snap, fragment, read)
+				p.seen = snap
 			}
 			p.compile(n, fragment, read)
 		}
@@ -331,16 +332,36 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // read runs the dialects. A panic there is our bug: the last good fragment
 // stays.
-func (p *Plane) read(s source.Snapshot, old model.Fragment, oldNotices []model.Notice) (f model.Fragment, n []model.Notice, seen *source.Snapshot) {
+func (p *Plane) read(s source.Snapshot, old model.Fragment, oldNotices []model.Notice) (f model.Fragment, n []model.Notice) {
 	defer func() {
 		if r := recover(); r != nil {
 			p.log("BUG: read configuration: %v; the last good one stays", r)
 			p.reader = dialect.NewMemory(Dialects)
-			f, n, seen = old, oldNotices, &s
+			f, n = old, oldNotices
 		}
 	}()
-	f, n = p.reader.Read(s)
-	return f, n, &s
+	return p.reader.Read(s)
+}
+
+// Reading is the user's objects at one moment and what was understood of them.
+// Immutable.
+type Reading struct {
+	Objects  []*source.Object
+	Gateways []*model.Gateway
+	Statuses []*model.Status
+	// Notices about the objects and their relations. They are worked out when
+	// somebody asks, which costs as much as the mesh is large.
+	Notices func() []model.Notice
+}
+
+// Reading is the newest; nil before the first. The channel is closed when there
+// is a newer one.
+func (p *Plane) Reading() (r *Reading, newer <-chan struct{}) {
+	g, newer := p.generation.Get()
+	if g == nil {
+		return nil, newer
+	}
+	return g.reading, newer
 }
 
 // ErrNotReady is returned until the first configuration was read.

@@ -21,6 +21,7 @@ type Object struct {
 	Labels      map[string]string
 	Annotations map[string]string
 	Created     time.Time
+	Generation  int64  // of its spec, counted by an API server; 0: nobody counts
 	JSON        []byte // the whole object as JSON, as an API server would hold it
 	File        string // as the user gave it; empty when not from a file
 	Line        int    // 1-based first line of the object

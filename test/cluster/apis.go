@@ -18,8 +18,14 @@ const GatewayAPI = "sigs.k8s.io/gateway-api@v1.6.3"
 // InstallAPIs gives the cluster the CRDs of Istio, in the version of the
 // product's own Istio API module, and of the Gateway API (all channels), and
 // waits until the API server serves them. What an installation brought is replaced.
-func (c *Cluster) InstallAPIs(ctx context.Context) error {
-	files, err := crdFiles(ctx)
+func (c *Cluster) InstallAPIs(ctx context.Context) error { return c.installAPIs(ctx, true) }
+
+// InstallGatewayAPI gives the cluster the Gateway API alone, as a user does who
+// then installs a mesh.
+func (c *Cluster) InstallGatewayAPI(ctx context.Context) error { return c.installAPIs(ctx, false) }
+
+func (c *Cluster) installAPIs(ctx context.Context, istio bool) error {
+	files, err := crdFiles(ctx, istio)
 	if err != nil {
 		return err
 	}
@@ -39,12 +45,8 @@ func (c *Cluster) InstallAPIs(ctx context.Context) error {
 }
 
 // crdFiles in the modules' own directories.
-func crdFiles(ctx context.Context) ([]string, error) {
+func crdFiles(ctx context.Context, withIstio bool) ([]string, error) {
 	root, err := moduleRoot(ctx)
-	if err != nil {
-		return nil, err
-	}
-	istio, err := moduleDir(ctx, root, "list", "-m", "-json", "istio.io/api")
 	if err != nil {
 		return nil, err
 	}
@@ -61,6 +63,13 @@ func crdFiles(ctx context.Context) ([]string, error) {
 		if filepath.Base(f) != "gateway.networking.k8s.io_vap_safeupgrades.yaml" { // a policy, not an API
 			out = append(out, f)
 		}
+	}
+	if !withIstio {
+		return out, nil
+	}
+	istio, err := moduleDir(ctx, root, "list", "-m", "-json", "istio.io/api")
+	if err != nil {
+		return nil, err
 	}
 	return append(out, filepath.Join(istio, "kubernetes", "customresourcedefinitions.gen.yaml")), nil
 }

@@ -34,6 +34,12 @@ func (c *Cluster) kubeconfigs() error {
 	return writeKubeconfig(c.Kubeconfig, c.pki(""), "admin", "https://"+c.api.Addr().String())
 }
 
+// InsideKubeconfig is a file as Kubeconfig is, for what runs by In.
+func (c *Cluster) InsideKubeconfig() (string, error) {
+	file := c.etc("admin.kubeconfig")
+	return file, writeKubeconfig(file, c.pki(""), "admin", "https://"+hostIP+":"+apiPort)
+}
+
 // controlPlane starts etcd, the API server and, when that is ready, the
 // controllers and the scheduler.
 func (c *Cluster) controlPlane(ctx context.Context) error {

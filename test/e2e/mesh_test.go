@@ -89,6 +89,9 @@ func everything(ctx context.Context, t *testing.T) []string {
 func TestMesh(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute)
 	t.Cleanup(cancel)
+	if err := kube.InstallGatewayAPI(ctx); err != nil {
+		t.Fatal(err)
+	}
 	before := everything(ctx, t)
 	m := mesh{ctx, images(ctx, t)}
 	t.Cleanup(func() {
@@ -96,6 +99,9 @@ func TestMesh(t *testing.T) {
 			diagnose(t)
 		}
 	})
+	if out := must(t)(m.run(t, "check")); !strings.Contains(out, "ok    the cluster has the Gateway API") {
+		t.Errorf("the cluster is not as it should be:\n%s", out)
+	}
 	must(t)(m.run(t, "install", "-y", "--verify", "--set", "hub=tulle.test", "--set", "tag=1", "--readiness-timeout", "3m"))
 	if got := m.kubectl(t, "-n", "istio-system", "get", "hpa", "istio-ingressgateway", "-o", "jsonpath={.spec.minReplicas}..{.spec.maxReplicas}"); got != "2..5" {
 		t.Errorf("the gateway's autoscaler is %s", got)
@@ -103,6 +109,11 @@ func TestMesh(t *testing.T) {
 	t.Run("identity", m.identity)
 	t.Run("pods", m.pods)
 	t.Run("control plane", m.control)
+	t.Run("gateways", m.gateways)
+
+	if out := must(t)(m.run(t, "check")); !strings.Contains(out, "replicas are ready") || !strings.Contains(out, "refuses invalid objects") {
+		t.Errorf("the mesh is not well:\n%s", out)
+	}
 
 	// The user takes all of it away, by the words of the help.
 	m.kubectl(t, "delete", "namespace", "mesh", "e2e-pods")
@@ -195,6 +206,8 @@ func diagnose(t *testing.T) {
 		{"logs", "-n", "mesh", "-l", "app=echo", "-c", "istio-proxy", "--tail=40", "--prefix"},
 		{"logs", "-n", "mesh", "client", "-c", "istio-proxy", "--tail=40"},
 		{"logs", "-n", "e2e-pods", "-l", "app=echo", "--all-containers", "--tail=40", "--prefix"},
+		{"get", "gateways.gateway.networking.k8s.io,httproutes", "-A", "-o", "yaml"},
+		{"logs", "-n", "e2e-pods", "-l", "gateway.networking.k8s.io/gateway-name=edge", "--tail=40", "--prefix"},
 		{"logs", "-n", "e2e-pods", "-l", "app=caller", "--all-containers", "--tail=40", "--prefix"},
 	} {
 		out, err := kube.Kubectl(ctx, args...)

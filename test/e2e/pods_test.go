@@ -35,10 +35,13 @@ func (m mesh) pods(t *testing.T) {
 				}
 				return
 			}
-			out := in("exec", "client", "-c", "client", "--", "/app", "get", "http://"+host, "20")
-			if n := bySidecar(out); n != 20 {
-				t.Errorf("of 20 requests %d came by the sidecar:\n%s", n, out)
-			}
+			eventually(m.ctx, t, func() error { // what a proxy knows arrives a moment after its pod is ready
+				out, err := kube.Kubectl(m.ctx, "-n", "e2e-pods", "exec", "client", "-c", "client", "--", "/app", "get", "http://"+host, "20")
+				if n := bySidecar(out); err == nil && n != 20 {
+					err = fmt.Errorf("of 20 requests %d came by the sidecar:\n%s", n, out)
+				}
+				return err
+			})
 		})
 	}
 	pod := in("get", "pods", "-l", "app=echo", "-o", "jsonpath={.items[0].metadata.name}")
@@ -87,7 +90,7 @@ func plain(ctx context.Context, address, path string) (string, error) {
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.0\r\nHost: %s\r\n\r\n", path, address); err != nil {
+	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path, address); err != nil {
 		return "", err
 	}
 	b, err := io.ReadAll(c)

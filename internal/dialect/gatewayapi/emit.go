@@ -230,6 +230,9 @@ func (w *world) gatewayStatus(g *gateway) {
 	own := slices.DeleteFunc(slices.Clone(g.listeners), func(l *listener) bool { return l.set != nil })
 	s := &model.Status{APIVersion: g.Object.APIVersion, Origin: g.Object.Origin("")}
 	s.Conditions = []model.Condition{listening(own), programmed(g.listeners)}
+	if g.params.reason != "" {
+		s.Conditions[0] = g.params.condition("Accepted")
+	}
 	for _, l := range own {
 		s.Parts = append(s.Parts, l.status())
 	}

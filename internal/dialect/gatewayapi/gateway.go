@@ -23,7 +23,7 @@ type gateway struct {
 	spec      v1.GatewaySpec
 	ref       model.Ref
 	listeners []*listener
-	sets      int
+	params    problem
 }
 
 // listenerSet adds listeners to a Gateway.
@@ -95,6 +95,7 @@ func (w *world) open() {
 		for i, l := range g.spec.Listeners {
 			g.listeners = append(g.listeners, &listener{Report: g.Report, gateway: g, spec: l, path: at("spec.listeners", i), name: string(l.Name)})
 		}
+		w.parameters(g)
 		if b := g.spec.TLS; b != nil && b.Backend != nil && b.Backend.ClientCertificateRef != nil {
 			g.Unsupported("spec.tls.backend.clientCertificateRef", "no certificate is shown to backends yet")
 		}
@@ -113,6 +114,23 @@ func (w *world) open() {
 			l.conflicts(g.listeners[:i])
 		}
 	}
+}
+
+// parameters of a Gateway's Deployment are in a ConfigMap beside it.
+func (w *world) parameters(g *gateway) {
+	if g.spec.Infrastructure == nil || g.spec.Infrastructure.ParametersRef == nil {
+		return
+	}
+	p := g.spec.Infrastructure.ParametersRef
+	switch {
+	case p.Group != "" || p.Kind != "ConfigMap":
+		g.params.set("InvalidParameters", "%s %s is no ConfigMap", p.Kind, p.Name)
+	case w.maps[model.Ref{Namespace: g.ref.Namespace, Name: p.Name}] == nil:
+		g.params.set("InvalidParameters", "ConfigMap %s/%s is not there", g.ref.Namespace, p.Name)
+	default:
+		return
+	}
+	g.Add(model.Error, model.NotFound, "spec.infrastructure.parametersRef", "%s", g.params.text)
 }
 
 // join adds a ListenerSet to its Gateway, if that allows it.
@@ -136,7 +154,6 @@ func (w *world) join(s *listenerSet) {
 			isNot("Accepted", "NotAllowed", "%s", text), isNot("Programmed", "NotAllowed", "%s", text)}})
 		return
 	}
-	g.sets++
 	for i, e := range s.spec.Listeners {
 		l := &listener{Report: s.Report, gateway: g, set: s, path: at("spec.listeners", i), name: string(e.Name) + "~" + s.Object.Name + "~" + ns, spec: v1.Listener(e)}
 		s.listeners = append(s.listeners, l)

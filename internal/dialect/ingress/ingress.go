@@ -93,6 +93,7 @@ func (k Reader) Read(objects []*source.Object) (out model.Fragment, notices []mo
 	w.list = slices.DeleteFunc(w.list, func(i *ingress) bool { return !w.ours(i) })
 	for _, i := range w.list {
 		w.ingress(i)
+		out.Statuses = append(out.Statuses, &model.Status{APIVersion: i.Object.APIVersion, Origin: i.Object.Origin("")})
 	}
 	if len(w.list) > 0 {
 		w.emit(&out)

@@ -304,22 +304,34 @@ func (c *Cluster) Prune(ctx context.Context, revision string, objects []*unstruc
 }
 
 // Forget removes what the control plane itself has made: leases, the roots in
-// every namespace. The authority's Secret stays unless withKey says so: who
+// every namespace, what Gateways run, its GatewayClasses. The authority's Secret stays unless withKey says so: who
 // installs again keeps the mesh's root with it.
 func (c *Cluster) Forget(ctx context.Context, withKey bool) error {
 	type made struct {
-		in   schema.GroupVersionResource
-		mine func(name string) bool
+		in       schema.GroupVersionResource
+		mine     func(name string) bool
+		selector string
 	}
 	all := []made{
-		{at("coordination.k8s.io", "v1", "leases"), func(n string) bool { return n == "tulle-leader" || strings.HasPrefix(n, "tulle-leader-") }},
-		{at("", "v1", "configmaps"), func(n string) bool { return n == "istio-ca-root-cert" }},
+		{at("coordination.k8s.io", "v1", "leases"), func(n string) bool { return n == "tulle-leader" || strings.HasPrefix(n, "tulle-leader-") }, ""},
+		{at("", "v1", "configmaps"), func(n string) bool { return n == "istio-ca-root-cert" }, ""},
 	}
+	every := func(string) bool { return true }
+	for _, k := range kinds {
+		switch k.kind {
+		case "Deployment", "Service", "ServiceAccount", "HorizontalPodAutoscaler", "PodDisruptionBudget":
+			all = append(all, made{k.GroupVersionResource, every, GatewayLabel})
+		}
+	}
+	all = append(all, made{at("gateway.networking.k8s.io", "v1", "gatewayclasses"), every, GatewayLabel})
 	if withKey {
-		all = append(all, made{at("", "v1", "secrets"), func(n string) bool { return n == "istio-ca-secret" }})
+		all = append(all, made{at("", "v1", "secrets"), func(n string) bool { return n == "istio-ca-secret" }, ""})
 	}
 	for _, m := range all {
-		list, err := c.Client.Resource(m.in).List(ctx, metav1.ListOptions{})
+		list, err := c.Client.Resource(m.in).List(ctx, metav1.ListOptions{LabelSelector: m.selector})
+		if apierrors.IsNotFound(err) {
+			continue // the cluster has no Gateway API
+		}
 		if err != nil {
 			return fmt.Errorf("read %s: %w", m.in.Resource, err)
 		}
@@ -328,7 +340,8 @@ func (c *Cluster) Forget(ctx context.Context, withKey bool) error {
 			if !m.mine(o.GetName()) {
 				continue
 			}
-			if err := c.Client.Resource(m.in).Namespace(o.GetNamespace()).Delete(ctx, o.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			later := metav1.DeletePropagationBackground
+			if err := c.Client.Resource(m.in).Namespace(o.GetNamespace()).Delete(ctx, o.GetName(), metav1.DeleteOptions{PropagationPolicy: &later}); err != nil && !apierrors.IsNotFound(err) {
 				return fmt.Errorf("remove %s: %w", full(o), err)
 			}
 			c.Tell("removed %s %s/%s", m.in.Resource, o.GetNamespace(), o.GetName())

@@ -55,6 +55,8 @@ type Gateway struct {
 	Trust           string
 	Revision        string
 	MeshConfig      map[string]any // defaultConfig
+	Account         string         // service account
+	LowPorts        bool           // it may listen below 1024
 }
 
 // Service in front of a gateway.
@@ -321,6 +323,7 @@ func (p *Plan) gateway(t *tree, m map[string]any, kind, values string) (*Gateway
 	if bad := validation.IsDNS1123Label(g.Name); len(bad) > 0 {
 		return nil, fmt.Errorf("name %q: %s", g.Name, bad[0])
 	}
+	g.Account = g.Name + "-service-account"
 	g.MeshConfig, _ = p.Mesh["defaultConfig"].(map[string]any)
 	for k, dst := range map[string]any{"type": &g.Service.Type, "ports": &g.Service.Ports, "serviceAnnotations": &g.Service.Annotations,
 		"loadBalancerIP": &g.Service.LoadBalancerIP, "externalTrafficPolicy": &g.Service.ExternalTrafficPolicy} {

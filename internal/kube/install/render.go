@@ -26,6 +26,8 @@ const (
 	ManagedBy = "app.kubernetes.io/managed-by"
 	Name      = "tulle"
 	RevLabel  = "istio.io/rev"
+	// GatewayLabel is on what the control plane makes for the Gateway API.
+	GatewayLabel = "gateway.istio.io/managed=tulle.dev-gateway-controller"
 )
 
 //go:embed manifests
@@ -94,10 +96,38 @@ func (p *Plan) Objects() ([]*unstructured.Unstructured, error) {
 	return out, nil
 }
 
+// Objects of one gateway, without an installation's labels.
+func (g *Gateway) Objects() ([]*unstructured.Unstructured, error) {
+	var b bytes.Buffer
+	if err := templates.ExecuteTemplate(&b, "gateway.yaml", g); err != nil {
+		return nil, fmt.Errorf("manifest gateway.yaml: %w", err)
+	}
+	list, err := documents(&b)
+	if err != nil {
+		return nil, fmt.Errorf("manifest gateway.yaml: %w", err)
+	}
+	return list, nil
+}
+
 // parse YAML documents and label them. Definitions are everybody's: they carry
 // no revision.
 func (p *Plan) parse(r io.Reader, shared bool) ([]*unstructured.Unstructured, error) {
-	var out []*unstructured.Unstructured
+	out, err := documents(r)
+	for _, u := range out {
+		l := u.GetLabels()
+		if l == nil {
+			l = map[string]string{}
+		}
+		l[PartOf], l[ManagedBy] = Name, Name
+		if !shared && u.GetKind() != "Namespace" {
+			l[RevLabel] = p.Rev()
+		}
+		u.SetLabels(l)
+	}
+	return out, err
+}
+
+func documents(r io.Reader) (out []*unstructured.Unstructured, err error) {
 	docs := kyaml.NewYAMLReader(bufio.NewReader(r))
 	for {
 		doc, err := docs.Read()
@@ -114,17 +144,7 @@ func (p *Plan) parse(r io.Reader, shared bool) ([]*unstructured.Unstructured, er
 		if len(o) == 0 {
 			continue
 		}
-		u := &unstructured.Unstructured{Object: o}
-		l := u.GetLabels()
-		if l == nil {
-			l = map[string]string{}
-		}
-		l[PartOf], l[ManagedBy] = Name, Name
-		if !shared && u.GetKind() != "Namespace" {
-			l[RevLabel] = p.Rev()
-		}
-		u.SetLabels(l)
-		out = append(out, u)
+		out = append(out, &unstructured.Unstructured{Object: o})
 	}
 }
 

@@ -27,10 +27,13 @@ import (
 	"github.com/tulle-mesh/tulle/internal/api"
 	"github.com/tulle-mesh/tulle/internal/ca"
 	"github.com/tulle-mesh/tulle/internal/control"
+	"github.com/tulle-mesh/tulle/internal/dialect/gatewayapi"
+	"github.com/tulle-mesh/tulle/internal/kube/gateways"
 	"github.com/tulle-mesh/tulle/internal/kube/inject"
 	"github.com/tulle-mesh/tulle/internal/kube/lease"
 	"github.com/tulle-mesh/tulle/internal/kube/objects"
 	"github.com/tulle-mesh/tulle/internal/kube/root"
+	"github.com/tulle-mesh/tulle/internal/kube/status"
 	"github.com/tulle-mesh/tulle/internal/kube/tokens"
 	"github.com/tulle-mesh/tulle/internal/kube/webhook"
 	"github.com/tulle-mesh/tulle/internal/link"
@@ -290,8 +293,10 @@ func (r *running) lead(ctx context.Context) {
 		Client: r.admit, Dynamic: r.dyn, Namespace: r.Namespace, Revision: r.Revision,
 		Roots: r.ca.Bundle, Changed: r.rekeyed[1], Tell: r.Log,
 	}
+	s := &status.Writer{Client: r.dyn, Controller: gatewayapi.Controller, Read: r.plane.Reading, Tell: r.Log}
+	gw := &gateways.Runner{Client: r.dyn, Controller: gatewayapi.Controller, Read: r.plane.Reading, Config: r.cluster.Config, Tell: r.Log}
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context) error{d.Run, g.Run} {
+	for _, f := range []func(context.Context) error{d.Run, g.Run, s.Run, gw.Run} {
 		wg.Go(func() {
 			if err := f(ctx); err != nil && ctx.Err() == nil {
 				r.Log("%v", err)

@@ -70,6 +70,21 @@ func crds(group string, versions []string, kinds ...string) []*resource {
 	return out
 }
 
+// Resource is where the API server has the objects of a kind that is read; false
+// when it is not.
+func Resource(apiVersion, kind string) (schema.GroupVersionResource, bool) {
+	group, version, ok := strings.Cut(apiVersion, "/")
+	if !ok {
+		group, version = "", apiVersion
+	}
+	for _, r := range resources {
+		if r.group == group && r.kind == kind {
+			return r.at(version), true
+		}
+	}
+	return schema.GroupVersionResource{}, false
+}
+
 // plural of a kind, as the authors of these CRDs form it.
 func plural(kind string) string {
 	k := strings.ToLower(kind)

@@ -40,7 +40,7 @@ func (r *resource) object(u *unstructured.Unstructured) (*source.Object, error) 
 	}
 	return &source.Object{
 		APIVersion: u.GetAPIVersion(), Kind: u.GetKind(), Namespace: u.GetNamespace(), Name: u.GetName(),
-		Labels: u.GetLabels(), Annotations: u.GetAnnotations(), Created: u.GetCreationTimestamp().UTC(),
+		Labels: u.GetLabels(), Annotations: u.GetAnnotations(), Created: u.GetCreationTimestamp().UTC(), Generation: u.GetGeneration(),
 		JSON: bytes.Clone(bytes.TrimSuffix(b.Bytes(), []byte("\n"))),
 	}, nil
 }
@@ -93,10 +93,12 @@ func stripPod(o map[string]any) {
 }
 
 // What Secrets and ConfigMaps hold that a mesh reads: certificates and keys
-// under the names of Kubernetes and of Istio, and Istio's mesh settings.
+// under the names of Kubernetes and of Istio, Istio's mesh settings, and what
+// Gateways say of their Deployments (spec.infrastructure.parametersRef).
 var (
 	secretKeys    = []string{"tls.crt", "tls.key", "ca.crt", "ca.crl", "cert", "key", "cacert", "crl"}
-	configMapKeys = []string{"ca.crt", "ca.crl", "mesh", "meshNetworks"}
+	configMapKeys = []string{"ca.crt", "ca.crl", "mesh", "meshNetworks",
+		"service", "serviceAccount", "deployment", "horizontalPodAutoscaler", "podDisruptionBudget"}
 )
 
 func stripSecret(o map[string]any) { keep(o["data"], secretKeys...) }
