@@ -121,7 +121,7 @@ func (q *request) match() {
 	}
 }
 
-// filters runs RBAC and CORS in the listener's order, then fault.
+// filters runs the listener's filters in their order.
 func (q *request) filters() bool {
 	for i := range q.http.Filters {
 		f := &q.http.Filters[i]
@@ -133,17 +133,15 @@ func (q *request) filters() bool {
 		case f.Limit != nil:
 			q.limited(f)
 		case f.HasFault:
+			if q.fault(f.Fault) {
+				return false
+			}
 		default:
 			in := rbac.Input{Head: &q.r.head, Source: q.in.source, Remote: netip.AddrPortFrom(q.remote, 0), Destination: q.in.destination,
 				ServerName: q.in.sni, TLS: q.tls, Mutual: q.in.mutual, Principals: q.in.principals}
 			if p := q.override(f); p != nil && !q.authorized(q.r, p, &in) {
 				return false
 			}
-		}
-	}
-	for i := range q.http.Filters {
-		if f := &q.http.Filters[i]; f.HasFault && q.fault(f.Fault) {
-			return false
 		}
 	}
 	return true
@@ -178,11 +176,10 @@ func (q *request) override(f *conf.Filter) *conf.RBAC {
 
 func (q *request) cors() bool {
 	var p *conf.CORS
-	if rt := q.path.Route; rt != nil {
-		p = rt.CORS
-	}
-	if p == nil && q.path.Host != nil {
-		p = q.path.Host.CORS
+	if rt := q.path.Route; rt != nil && rt.Forward != nil {
+		if p = rt.CORS; p == nil {
+			p = q.path.Host.CORS
+		}
 	}
 	if p == nil || !cors.Preflight(&q.r.head) {
 		return false

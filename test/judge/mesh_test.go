@@ -24,10 +24,16 @@ func plane(t testing.TB, files ...string) *control.Plane {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return planeOf(t, fixed{snap})
+}
+
+// planeOf is a control plane on a source.
+func planeOf(t testing.TB, src source.Source) *control.Plane {
+	t.Helper()
 	settings := link.Defaults()
 	settings.AccessLog = model.AccessLog{Enabled: true, JSON: true, Format: logFormat}
 	p, err := control.New(control.Options{
-		Dir: t.TempDir(), Source: fixed{snap}, Socket: filepath.Join(shortDir(t), "xds"), Log: t.Logf, Settings: &settings,
+		Dir: t.TempDir(), Source: src, Socket: filepath.Join(shortDir(t), "xds"), Log: t.Logf, Settings: &settings,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -29,6 +29,7 @@ type request struct {
 	chunks  []string // sent chunked instead of body
 	role    string   // "sidecar", "gateway"; empty: both
 	status  int
+	said    string // the outcome by explain, of generated requests
 	backend string // "-": nobody, "*": anybody, "?": the body does not tell
 	checks  [][2]string
 }

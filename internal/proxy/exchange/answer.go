@@ -111,7 +111,6 @@ func (x *Exchange) reply(o telemetry.Outcome, detail string) {
 	h := &x.resp
 	if x.grpc {
 		h.Status, h.Length = 200, -1
-		h.AddString("content-type", "application/grpc")
 		h.AddString("grpc-status", strconv.Itoa(o.GRPC()))
 		if body != "" {
 			h.AddString("grpc-message", telemetry.PercentEncode(body))
@@ -120,9 +119,6 @@ func (x *Exchange) reply(o telemetry.Outcome, detail string) {
 		body = ""
 	} else {
 		h.Status, h.Length = o.Status, int64(len(body))
-		if body != "" {
-			h.AddString("content-type", "text/plain")
-		}
 	}
 	if o.Overloaded && !x.conn.http.SuppressHeaders {
 		h.AddString("x-envoy-overloaded", "true")
@@ -131,7 +127,8 @@ func (x *Exchange) reply(o telemetry.Outcome, detail string) {
 	x.sendLocal([]byte(body))
 }
 
-// sendLocal sends x.resp with a body as the whole answer.
+// sendLocal sends x.resp with a body as the whole answer. A body whose type the
+// route does not name is text; without a body there is no type.
 func (x *Exchange) sendLocal(body []byte) {
 	h := &x.resp
 	x.started = true
@@ -139,8 +136,14 @@ func (x *Exchange) sendLocal(body []byte) {
 	x.rec.ResponseStart = x.env.Loop.Now()
 	x.a.release()
 	x.decorate(h, false)
-	if x.grpc {
+	switch {
+	case x.grpc:
 		h.Length = -1
+		setString(h, "content-type", "application/grpc")
+	case len(body) == 0:
+		h.Del("content-type")
+	case !h.Has("content-type"):
+		h.AddString("content-type", "text/plain")
 	}
 	h.Body = len(body) > 0
 	x.passedOver(h)

@@ -111,6 +111,7 @@ type life struct {
 	started  bool // a final head was sent down
 	answered bool // the response is complete; only a tunnel lives on
 	tunnel   bool // 101, or CONNECT that was accepted: each way ends for itself
+	at       int  // the filter that is next
 	abort    fault.Decision
 	corsHit  bool
 	limit    *ratelimit.Verdict // what the answer tells of; nil: nothing
@@ -303,6 +304,9 @@ func (x *Exchange) match() bool {
 	}
 	x.route = route.Match(x.vhost, &x.rq, nil)
 	x.path.Route = x.route
+	if x.route != nil {
+		r.RouteName = x.route.Name
+	}
 	return true
 }
 

@@ -13,12 +13,13 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
 )
 
-// filter runs the listener's filters in its order from where it stopped, then
-// acts. A filter that must wait leaves and comes back.
+// filter runs the listener's filters in its order from x.at, then acts. A
+// filter that must wait leaves, and calls it again.
 func (x *Exchange) filter() {
 	fs := x.conn.http.Filters
-	for i := range fs {
-		f := &fs[i]
+	for x.at < len(fs) {
+		f := &fs[x.at]
+		x.at++
 		switch {
 		case f.CORS:
 			if x.cors() {
@@ -29,18 +30,13 @@ func (x *Exchange) filter() {
 				return
 			}
 		case f.HasFault:
-			// Envoy runs fault where the listener says; nothing of ours that
-			// comes after it depends on the wait, so it is kept for the end.
-			continue
+			if x.fault(f) {
+				return
+			}
 		default:
 			if r := x.rbacFor(f); r != nil && !x.allowed(r) {
 				return
 			}
-		}
-	}
-	for i := range fs {
-		if fs[i].HasFault && x.fault(&fs[i]) {
-			return
 		}
 	}
 	x.act()
@@ -132,7 +128,7 @@ func (x *Exchange) faultDelayed() {
 	if x.done || x.aborted(x.abort) {
 		return
 	}
-	x.act()
+	x.filter()
 }
 
 func (x *Exchange) aborted(d fault.Decision) bool {
@@ -143,15 +139,16 @@ func (x *Exchange) aborted(d fault.Decision) bool {
 	return true
 }
 
-// corsPolicy is the route's or the virtual host's.
+// corsPolicy is the route's or the virtual host's. Redirects and direct
+// responses have none, as in Envoy.
 func (x *Exchange) corsPolicy() *conf.CORS {
-	if x.route != nil && x.route.CORS != nil {
+	if x.route == nil || x.route.Forward == nil {
+		return nil
+	}
+	if x.route.CORS != nil {
 		return x.route.CORS
 	}
-	if x.vhost != nil {
-		return x.vhost.CORS
-	}
-	return nil
+	return x.vhost.CORS
 }
 
 // cors answers a preflight; true when it did.
@@ -170,9 +167,7 @@ func (x *Exchange) cors() bool {
 	h := &x.resp
 	h.Status, h.Length = 200, 0
 	x.rec.Details = "cors_response"
-	if x.corsHit {
-		cors.Answer(p, &x.req, h)
-	}
+	cors.Answer(p, &x.req, h, x.corsHit)
 	x.corsHit = false
 	x.sendLocal(nil)
 	return true

@@ -87,19 +87,25 @@ func (x *Exchange) moved(code int, location []byte) {
 	x.rec.Details = "direct_response"
 	h := &x.resp
 	h.Status, h.Length = code, 0
+	if x.grpc { // an error to such a client, as Envoy has it
+		h.Status, x.rec.GRPCStatus = 200, telemetry.Outcome{Status: code}.GRPC()
+		h.AddString("grpc-status", strconv.Itoa(x.rec.GRPCStatus))
+	}
 	h.Add("location", location)
 	x.editResponse(h)
 	x.sendLocal(nil)
 }
 
-// direct answers with the route's own body.
+// direct answers with the route's own body; gRPC clients get status and message
+// of their own instead.
 func (x *Exchange) direct(r *conf.Route) {
+	if x.grpc {
+		x.reply(telemetry.Outcome{Status: r.Direct.Status, Details: "direct_response", Body: string(r.Direct.Body)}, "")
+		return
+	}
 	x.rec.Details = "direct_response"
 	h := &x.resp
 	h.Status, h.Length = r.Direct.Status, int64(len(r.Direct.Body))
-	if len(r.Direct.Body) > 0 {
-		h.AddString("content-type", "text/plain")
-	}
 	x.editResponse(h)
 	x.sendLocal(r.Direct.Body)
 }

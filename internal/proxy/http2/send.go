@@ -1,6 +1,7 @@
 package http2
 
 import (
+	"bytes"
 	"strconv"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
@@ -244,10 +245,14 @@ func (c *conn) appendFields(o []byte, fields []stream.Field, length int64) []byt
 				continue
 			}
 		}
-		if !stream.NameOK(f.Name) || !valueOK(f.Value) {
+		v := f.Value
+		if !valueOK(v) {
+			v = bytes.Trim(v, " \t") // RFC 9113 8.2.1; a format's end may be empty
+		}
+		if !stream.NameOK(f.Name) || !valueOK(v) {
 			continue // the last gate: filters may have made it
 		}
-		o = c.enc.Append(o, f.Name, f.Value)
+		o = c.enc.Append(o, f.Name, v)
 	}
 	if length >= 0 {
 		o = c.enc.Append(o, nameLength, strconv.AppendInt(buf[:0], length, 10))

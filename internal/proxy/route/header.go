@@ -11,27 +11,40 @@ import (
 
 // Edit applies e to h: remove, then set, add and add-if-absent in order. Values
 // may hold %COMMAND% operators, read from r; an empty result is left out, as
-// Envoy does, unless it is to be kept.
+// Envoy does, unless it is to be kept. Every value is worked out from what the
+// headers were after the removals, before the first of them is written.
 func Edit(h *stream.Head, e *conf.HeaderEdit, r *Request) {
 	for _, name := range e.Remove {
 		h.Del(name)
 	}
-	var buf [256]byte
+	var room [512]byte
+	var ends [16]int // of the values in buf
+	buf, at := room[:0], ends[:0]
+	for _, list := range [...][]conf.Header{e.Set, e.Add, e.AddIfAbsent} {
+		for i := range list {
+			buf = headerValue(buf, &list[i], r)
+			at = append(at, len(buf))
+		}
+	}
+	from, n := 0, 0
+	next := func(x *conf.Header) (v []byte, ok bool) {
+		v = buf[from:at[n]:at[n]]
+		from, n = at[n], n+1
+		return v, len(v) > 0 || x.KeepEmpty
+	}
 	for i := range e.Set {
-		if v := headerValue(buf[:0], &e.Set[i], r); len(v) > 0 || e.Set[i].KeepEmpty {
+		if v, ok := next(&e.Set[i]); ok {
 			set(h, e.Set[i].Name, v)
 		}
 	}
 	for i := range e.Add {
-		if v := headerValue(buf[:0], &e.Add[i], r); len(v) > 0 || e.Add[i].KeepEmpty {
+		if v, ok := next(&e.Add[i]); ok {
 			h.Add(e.Add[i].Name, v)
 		}
 	}
 	for i := range e.AddIfAbsent {
-		if a := &e.AddIfAbsent[i]; Value(h, a.Name) == nil {
-			if v := headerValue(buf[:0], a, r); len(v) > 0 || a.KeepEmpty {
-				set(h, a.Name, v)
-			}
+		if v, ok := next(&e.AddIfAbsent[i]); ok && Value(h, e.AddIfAbsent[i].Name) == nil {
+			set(h, e.AddIfAbsent[i].Name, v)
 		}
 	}
 }
@@ -90,9 +103,10 @@ func appendPart(dst []byte, p *format.Part, r *Request) []byte {
 	case format.Protocol:
 		return append(dst, Protocol(r.Head.Version)...)
 	case format.ResponseCode:
-		if r.Response != nil {
-			return strconv.AppendInt(dst, int64(r.Response.Status), 10)
+		if r.Response == nil {
+			return append(dst, '0')
 		}
+		return strconv.AppendInt(dst, int64(r.Response.Status), 10)
 	case format.StartTime:
 		return format.AppendTime(dst, r.Start, p.Text)
 	case format.DownstreamRemote, format.DownstreamRemoteIP, format.DownstreamRemotePort:

@@ -199,8 +199,9 @@ func TestMatch(t *testing.T) {
 		{conf.Match{Kind: conf.PathConnect}, head("CONNECT", "a:1", ""), true},
 		{conf.Match{Path: "/"}, head("CONNECT", "a:1", ""), false},
 		{headers(hm("x", conf.StrExact, "1")), get("/", "x: 1"), true},
-		{headers(hm("x", conf.StrExact, "1,2")), get("/", "x: 1", "x: 2"), true},
-		{headers(hm("x", conf.StrExact, "1")), get("/", "x: 1", "x: 2"), false},
+		{headers(hm("x", conf.StrExact, "1,2")), get("/", "x: 1", "x: 2"), false}, // each value by itself
+		{headers(hm("x", conf.StrExact, "1")), get("/", "x: 1", "x: 2"), true},
+		{headers(hm("x", conf.StrExact, "2")), get("/", "x: 1", "x: 2"), true},
 		{headers(hm("x", conf.StrExact, "1")), get("/"), false},
 		{headers(invert(hm("x", conf.StrExact, "1"))), get("/", "x: 2"), true},
 		{headers(invert(hm("x", conf.StrExact, "1"))), get("/"), false},

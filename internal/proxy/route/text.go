@@ -44,8 +44,17 @@ func view(v []byte) string { return unsafe.String(unsafe.SliceData(v), len(v)) }
 
 // Header reports whether h satisfies m. As in Envoy, a missing header matches
 // nothing, not even inverted, unless it is taken as empty or the match is on
-// presence.
+// presence. Of a repeated field it is enough that one value matches (inverted:
+// that none does), so that nobody gets by with a second value.
 func Header(m *conf.HeaderMatch, h *stream.Head) bool {
+	if len(m.Name) > 0 && m.Name[0] != ':' && h.Count(m.Name) > 1 && m.Kind != conf.StrPresent && m.Kind != conf.StrAbsent {
+		for i := range h.Fields {
+			if f := &h.Fields[i]; string(f.Name) == m.Name && value(m, f.Value) {
+				return !m.Invert
+			}
+		}
+		return m.Invert
+	}
 	v := Value(h, m.Name)
 	switch m.Kind {
 	case conf.StrPresent:
@@ -59,14 +68,16 @@ func Header(m *conf.HeaderMatch, h *stream.Head) bool {
 		}
 		v = emptyValue
 	}
-	var ok bool
+	return value(m, v) != m.Invert
+}
+
+// value reports whether one value is what m asks for, inverted or not.
+func value(m *conf.HeaderMatch, v []byte) bool {
 	if m.Kind == conf.StrRange {
 		n, isInt := parseInt(v)
-		ok = isInt && n >= m.Low && n < m.High
-	} else {
-		ok = String(&m.StringMatch, v)
+		return isInt && n >= m.Low && n < m.High
 	}
-	return ok != m.Invert
+	return String(&m.StringMatch, v)
 }
 
 var emptyValue = []byte{}

@@ -114,6 +114,17 @@ func (h *Head) Joined(name string) []byte {
 	return v
 }
 
+// Count is how many fields have that name, lower-case.
+func (h *Head) Count(name string) int {
+	n := 0
+	for i := range h.Fields {
+		if string(h.Fields[i].Name) == name {
+			n++
+		}
+	}
+	return n
+}
+
 // Add appends a field; name must be lower-case. Both are copied.
 func (h *Head) Add(name string, value []byte) {
 	h.Fields = append(h.Fields, Field{h.KeepString(name), h.Keep(value)})

@@ -3,8 +3,8 @@
 //
 // In: the policy of the route or virtual host, a request, later its response.
 // Out: whether the origin is allowed, and headers on the response. The order
-// of use: Allowed and Preflight on the request; a preflight of an allowed
-// origin is answered 200 with Answer; other responses get Decorate.
+// of use: Allowed and Preflight on the request; a preflight is answered 200
+// with Answer; other responses to an allowed origin get Decorate.
 // What does not belong here: sending anything (exchange).
 package cors
 
@@ -14,14 +14,18 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
 )
 
-// Allowed reports whether the request's origin is one the policy knows.
+// any is the text by which a policy allows every origin.
+var any = []byte("*")
+
+// Allowed reports whether the request's origin is one the policy knows. A
+// matcher that takes "*" takes every origin, as Envoy has it.
 func Allowed(p *conf.CORS, req *stream.Head) bool {
 	o := req.Get("origin")
 	if p == nil || len(o) == 0 {
 		return false
 	}
 	for i := range p.Origins {
-		if m := &p.Origins[i]; m.Kind == conf.StrExact && m.Value == "*" || route.String(m, o) {
+		if m := &p.Origins[i]; route.String(m, any) || route.String(m, o) {
 			return true
 		}
 	}
@@ -33,9 +37,12 @@ func Preflight(req *stream.Head) bool {
 	return string(req.Method) == "OPTIONS" && len(req.Get("access-control-request-method")) > 0 && len(req.Get("origin")) > 0
 }
 
-// Answer puts the answer to a preflight of an allowed origin into resp.
-func Answer(p *conf.CORS, req, resp *stream.Head) {
-	resp.Set("access-control-allow-origin", req.Get("origin"))
+// Answer puts the answer to a preflight into resp. Without the origin, which is
+// there if it is allowed, the rest gives nothing.
+func Answer(p *conf.CORS, req, resp *stream.Head, allowed bool) {
+	if allowed {
+		resp.Set("access-control-allow-origin", req.Get("origin"))
+	}
 	if p.Credentials {
 		set(resp, "access-control-allow-credentials", "true")
 	}

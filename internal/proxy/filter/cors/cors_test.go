@@ -62,7 +62,7 @@ func TestHeaders(t *testing.T) {
 	p := &conf.CORS{Methods: "GET,PUT", Headers: "x-a", Expose: "x-b", MaxAge: "600", Credentials: true}
 	req := head("OPTIONS", "origin: https://a.com")
 	resp := &stream.Head{}
-	Answer(p, req, resp)
+	Answer(p, req, resp, true)
 	want := "access-control-allow-origin=https://a.com;access-control-allow-credentials=true;access-control-allow-methods=GET,PUT;access-control-allow-headers=x-a;access-control-max-age=600;"
 	if got := dump(resp); got != want {
 		t.Errorf("preflight: %s", got)
@@ -73,7 +73,7 @@ func TestHeaders(t *testing.T) {
 		t.Errorf("actual: %s", got)
 	}
 	resp = &stream.Head{}
-	if Answer(&conf.CORS{}, req, resp); dump(resp) != "access-control-allow-origin=https://a.com;" {
+	if Answer(&conf.CORS{}, req, resp, true); dump(resp) != "access-control-allow-origin=https://a.com;" {
 		t.Errorf("bare: %s", dump(resp))
 	}
 }
