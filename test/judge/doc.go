@@ -9,7 +9,7 @@
 //
 // TestGenerated does the same with configurations that generate makes from a
 // seed, many in one mesh at a time, and holds explain to what both proxies did.
-// It runs 200 of seed 1; -args -seed 7 -n 5000 is the long form. A difference
+// It runs 100 of seed 1; -args -seed 7 -n 5000 is the long form. A difference
 // is shown with the least of its configuration that still shows it (-whole: as
 // it was found). What is meant stands in meant_test.go and RATIONALE.md.
 //

@@ -17,7 +17,7 @@ import (
 
 var (
 	seed   = flag.Uint64("seed", 1, "of the generated configurations")
-	number = flag.Int("n", 200, "how many configurations are generated")
+	number = flag.Int("n", 100, "how many configurations are generated")
 	most   = flag.Int("most", 6, "how many findings are shown")
 	whole  = flag.Bool("whole", false, "findings are shown as they were found")
 	from   = flag.Uint64("from", 0, "number of the first of them")
