@@ -80,7 +80,7 @@ func TestReplaced(t *testing.T) {
 		stop()
 		w.change()
 		w.emit()
-		p, stop = start(t, dir, w)
+		_, stop = start(t, dir, w)
 		mark := fmt.Sprint("200 ", w.step)
 		s.wait("what changed", func() bool { return s.get("192.0.2.1:80", "mark.mesh") == mark })
 		if s.Learnt() == nil {
