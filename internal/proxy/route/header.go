@@ -17,6 +17,9 @@ func Edit(h *stream.Head, e *conf.HeaderEdit, r *Request) {
 	for _, name := range e.Remove {
 		h.Del(name)
 	}
+	if len(e.Set)+len(e.Add)+len(e.AddIfAbsent) == 0 {
+		return // mostly; the room below need not be cleared
+	}
 	var room [512]byte
 	var ends [16]int // of the values in buf
 	buf, at := room[:0], ends[:0]
