@@ -240,6 +240,10 @@ func (m *maker) compareField(msg protoreflect.Message, fd protoreflect.FieldDesc
 	return m.compareValue(fd, v, g)
 }
 
+// same compares scalars as Go writes them, so that not-a-number is the same as
+// itself.
+func same(a, b any) bool { return fmt.Sprintf("%#v", a) == fmt.Sprintf("%#v", b) }
+
 func (m *maker) compareValue(fd protoreflect.FieldDescriptor, v protoreflect.Value, g reflect.Value) error {
 	if !g.IsValid() || (g.Kind() == reflect.Pointer && g.IsNil()) {
 		return fmt.Errorf("absent")
@@ -253,7 +257,7 @@ func (m *maker) compareValue(fd protoreflect.FieldDescriptor, v protoreflect.Val
 			want = int32(v.Enum())
 			g = g.Convert(reflect.TypeFor[int32]())
 		}
-		if !reflect.DeepEqual(g.Interface(), want) {
+		if !same(g.Interface(), want) {
 			return fmt.Errorf("%v, want %v", g, want)
 		}
 		return nil
@@ -265,7 +269,11 @@ func (m *maker) compareValue(fd protoreflect.FieldDescriptor, v protoreflect.Val
 		}
 		return nil
 	case *structpb.Struct:
-		if !reflect.DeepEqual(g.Interface(), w.AsMap()) {
+		got, err := structpb.NewStruct(g.Interface().(map[string]any))
+		if err != nil {
+			return err
+		}
+		if !reflect.DeepEqual(got.AsMap(), w.AsMap()) { // as AsMap writes numbers that JSON has not
 			return fmt.Errorf("%v, want %v", g, w.AsMap())
 		}
 		return nil
