@@ -95,6 +95,7 @@ func exchange(f, shared, old, now *model.Fragment) bool {
 		put(&f.Gateways, shared.Gateways, old.Gateways, now.Gateways) &&
 		put(&f.MTLS, shared.MTLS, old.MTLS, now.MTLS) &&
 		put(&f.Authz, shared.Authz, old.Authz, now.Authz) &&
+		put(&f.Requests, shared.Requests, old.Requests, now.Requests) &&
 		put(&f.Sidecars, shared.Sidecars, old.Sidecars, now.Sidecars) &&
 		put(&f.Secrets, shared.Secrets, old.Secrets, now.Secrets) &&
 		put(&f.Statuses, shared.Statuses, old.Statuses, now.Statuses)

@@ -28,13 +28,16 @@ const maxLimits = 32
 // Reader reads our own kinds.
 type Reader struct{}
 
-var _ dialect.Reader = Reader{}
+var _ dialect.Joiner = Reader{}
 
 // Name implements dialect.Reader.
 func (Reader) Name() string { return "tulle" }
 
 // Claims implements dialect.Reader.
 func (Reader) Claims(apiVersion, _ string) bool { return dialect.Group(apiVersion) == Group }
+
+// Join implements dialect.Joiner: each object is understood by itself.
+func (Reader) Join(o *source.Object) dialect.Join { return dialect.Join{Alone: o} }
 
 // RequestPolicy says what the requests of a workload are held to.
 type RequestPolicy struct {

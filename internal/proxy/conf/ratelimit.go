@@ -2,11 +2,74 @@ package conf
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/conf/wire"
 )
+
+// RateLimit is a local_ratelimit filter that acts.
+type RateLimit struct {
+	Key         string  // the filter's name and all that shapes its buckets
+	Status      int     // of the answer to what is refused
+	Whole       *Bucket // of requests that no descriptor matches; nil: no limit
+	AlwaysWhole bool    // of those that one matches, too
+	Descriptors []RateDescriptor
+	Rules       []RateRule // what descriptors a request gives
+	MaxValues   int        // buckets that are kept of each open descriptor
+	Headers     bool       // x-ratelimit-* in every answer
+	RetryAfter  bool       // retry-after in a 429
+	Exhausted   bool       // gRPC RESOURCE_EXHAUSTED, not UNAVAILABLE
+}
+
+// Bucket holds up to Size tokens; Fill of them flow in, steadily, per Interval.
+type Bucket struct {
+	Size, Fill uint32
+	Interval   time.Duration
+}
+
+// RateDescriptor has a bucket; one for each set of values when it is open.
+type RateDescriptor struct {
+	Entries []RateEntry
+	Bucket  Bucket
+}
+
+// RateEntry of a descriptor; an empty Value is any.
+type RateEntry struct{ Key, Value string }
+
+// Open reports whether an entry may have any value.
+func (d *RateDescriptor) Open() bool {
+	return slices.ContainsFunc(d.Entries, func(e RateEntry) bool { return e.Value == "" })
+}
+
+// RateRule makes one descriptor of a request, unless an action has nothing to give.
+type RateRule struct{ Actions []RateAction }
+
+// RateKind of a RateAction.
+type RateKind uint8
+
+// Kinds. RatePath is without the query; RatePrincipal is the first URI of the
+// client's certificate, empty without one.
+const (
+	RateFixed RateKind = iota
+	RateHeader
+	RateMatch // Value when all of Match do (or, with Invert, do not)
+	RateAddress
+	RatePath
+	RatePrincipal
+)
+
+// RateAction makes one entry.
+type RateAction struct {
+	Kind     RateKind
+	Key      string
+	Value    []byte
+	Header   string
+	Optional bool // without the header there is no entry, but a descriptor
+	Match    []HeaderMatch
+	Invert   bool
+}
 
 // Bounds of a rate limit: what one request may cost, and what may be kept.
 const (

@@ -30,9 +30,9 @@ type Env struct {
 	Snapshot  func() *conf.Snapshot // the present configuration; never nil
 	Reporter  Reporter
 	Node      Node
-	Memory    *overload.Watch // nil: never short
-	Desk      *demand.Desk    // nil: nothing is looked up
-	Limits    *ratelimit.Registry
+	Memory    *overload.Watch     // nil: never short
+	Desk      *demand.Desk        // nil: nothing is looked up
+	Limits    *ratelimit.Registry // of what listeners limit; nil: none does
 	codecs    codecs
 	conns     map[*Conn]struct{}
 	latest    *conf.Snapshot // as last seen, and how many were seen
