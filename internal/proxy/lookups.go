@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/feed"
 )
 
@@ -51,7 +52,7 @@ func (p *Proxy) lookupsPage(w *bytes.Buffer, _ url.Values) (int, string) {
 	for _, x := range known.Index.Ports {
 		fmt.Fprintf(w, "port %d: by host %t, by server name %t, else %t\n", x.Number, x.ByHost, x.BySNI, x.Rest)
 	}
-	now := time.Now().Unix()
+	now := conf.Seconds(time.Now())
 	for q, a := range known.All() {
 		what := "there is no such"
 		switch {

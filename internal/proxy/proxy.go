@@ -238,6 +238,7 @@ func connectionLimit() int {
 // certificate has expired.
 func (p *Proxy) tick(ctx context.Context) {
 	var c clock
+	c.step(time.Now(), loop.Nanotime())
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	for {
@@ -249,6 +250,9 @@ func (p *Proxy) tick(ctx context.Context) {
 			if d := c.step(time.Now(), loop.Nanotime()); d != 0 {
 				p.log.Warn("the time of day has jumped", "by", d.Round(time.Second))
 				p.reverify(ctx)
+				if f := p.source.Load(); f != nil {
+					f.ClockSet()
+				}
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/tulle-mesh/tulle/internal/ext"
 )
@@ -48,8 +49,15 @@ func (a *Answer) Same(b *Answer) bool {
 	return a.Listener == b.Listener && a.Routes == b.Routes && a.Host == b.Host
 }
 
-// Use notes that the answer was of use; now is in seconds of a clock that its
-// reader knows. Safe for concurrent use.
+// began is what Seconds counts from.
+var began = time.Now()
+
+// Seconds is the clock of Answer.Use: monotonic, as the age of an answer must
+// not change when the time of day is set. t is a reading of time.Now.
+func Seconds(t time.Time) int64 { return int64(t.Sub(began) / time.Second) }
+
+// Use notes that the answer was of use; now is what Seconds said. Safe for
+// concurrent use.
 func (a *Answer) Use(now int64) {
 	if a.used.Load() != now {
 		a.used.Store(now)

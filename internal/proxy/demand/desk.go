@@ -35,7 +35,7 @@ func (d *Desk) Learnt() *conf.Learnt {
 }
 
 // Now is the clock of conf.Answer.Use.
-func (d *Desk) Now() int64 { return d.loop.Wall().Unix() }
+func (d *Desk) Now() int64 { return conf.Seconds(d.loop.Wall()) }
 
 // Wait asks for what is not known and calls told when all of it is answered, or
 // with false after Patience; never from within this call. It returns nil when

@@ -279,7 +279,7 @@ func (s *Server) learnt(known *conf.Learnt, q *question, ours, stream bool) []by
 	case s.passes(q):
 		return nil
 	case a != nil && !a.None() && q.q.Class == dnsmessage.ClassINET:
-		a.Use(time.Now().Unix())
+		a.Use(conf.Seconds(time.Now()))
 		s.answered.Add(1)
 		return reply(q, dnsmessage.RCodeSuccess, a.Host.Addresses, stream)
 	case a == nil && known.Index.MayName(q.name), !ours:

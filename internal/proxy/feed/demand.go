@@ -190,7 +190,7 @@ func (d *demand) evict() bool {
 	}
 	var all []aged
 	for r, l := range d.asked {
-		used := l.since.Unix()
+		used := conf.Seconds(l.since)
 		if l.state == none {
 			used = l.no.Used()
 		} else if a := d.answers[ref{r.kind, d.to[r]}]; l.state == found && a != nil {
@@ -549,7 +549,7 @@ func (d *demand) answer(r ref) (a *conf.Answer, final bool) {
 
 // fresh makes a an answer that was used now, or when old was.
 func fresh(a, old *conf.Answer) *conf.Answer {
-	a.Use(time.Now().Unix())
+	a.Use(conf.Seconds(time.Now()))
 	if old != nil {
 		a.Use(old.Used())
 	}

@@ -54,12 +54,13 @@ type Config struct {
 
 // Feed keeps the configuration. Make it with New, run it once with Run.
 type Feed struct {
-	c      Config
-	t      transport
-	events chan func()
-	done   chan struct{} // closed when Run ends
-	pair   atomic.Pointer[tls.Certificate]
-	back   chan struct{} // a stream was opened
+	c        Config
+	t        transport
+	events   chan func()
+	done     chan struct{} // closed when Run ends
+	pair     atomic.Pointer[tls.Certificate]
+	back     chan struct{} // a stream was opened
+	clockSet chan struct{} // see ClockSet
 
 	// What follows is owned by Run's goroutine.
 
@@ -94,7 +95,7 @@ func New(c Config) (*Feed, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	f := &Feed{c: c, events: make(chan func(), 16), done: make(chan struct{}), back: make(chan struct{}, 1), warm: newWarmer(),
+	f := &Feed{c: c, events: make(chan func(), 16), done: make(chan struct{}), back: make(chan struct{}, 1), clockSet: make(chan struct{}, 1), warm: newWarmer(),
 		local: map[string]*conf.Secret{}, refused: map[ref]string{}}
 	for k := range kinds {
 		f.stores[k] = newStore(k)

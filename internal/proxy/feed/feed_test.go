@@ -3,6 +3,8 @@ package feed
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"os"
@@ -505,14 +507,38 @@ func TestCertificateIsChecked(t *testing.T) {
 	if _, err := f.sign(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	p.ca = &fakeCA{a.key, a.cert, b.pem, time.Hour, nil}
+	p.ca = &fakeCA{a.key, a.cert, b.pem, time.Hour, 0, nil}
 	if _, err := f.sign(t.Context()); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("a chain to another root: %v", err)
 	}
-	p.ca = &fakeCA{a.key, a.cert, a.pem, -time.Minute, nil}
+	p.ca = &fakeCA{a.key, a.cert, a.pem, -time.Minute, 0, nil}
 	if _, err := f.sign(t.Context()); err == nil {
 		t.Error("an expired certificate is taken")
 	}
+}
+
+// When the clocks of the control plane and of this machine differ, each
+// certificate is to be renewed as soon as it has come: it is used, and another
+// one asked for now and then. A time of day that is far behind, or was set back,
+// does not keep a certificate for longer than half of its life.
+func TestClocksDiffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlane(t)
+		p.ca = newCA(t, 10*time.Hour)
+		p.ca.late = 6 * time.Hour
+		w := run(t, p, func(c *Config) { c.NoCertificate = false })
+		w.stream(t)
+		time.Sleep(time.Hour)
+		if w.pair.Load() == nil || p.signs < 40 || p.signs > 130 {
+			t.Errorf("certificate %t, %d requests for one in an hour", w.pair.Load() != nil, p.signs)
+		}
+		w.stop()
+		from := time.Now().AddDate(10, 0, 0)
+		c := &credential{pair: tls.Certificate{Leaf: &x509.Certificate{NotBefore: from, NotAfter: from.Add(20 * time.Hour)}}}
+		if d := c.due(time.Now()); d < 9*time.Hour || d > 11*time.Hour {
+			t.Errorf("a certificate of the future is renewed in %s", d)
+		}
+	})
 }
 
 // A control plane that signs nothing is asked for the pair by SDS.

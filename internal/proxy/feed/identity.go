@@ -41,16 +41,19 @@ type credential struct {
 	pair             tls.Certificate
 }
 
-// renewAt is half of the lifetime, give or take a twentieth of it, so that
-// proxies that started together do not renew together.
-func (c *credential) renewAt() time.Time {
+// due is how long it is until the certificate is to be renewed: half of its
+// lifetime, give or take a twentieth of it, so that proxies that started together
+// do not renew together; by the time of day, and by what has passed since it
+// came, as the time of day may have been wrong or be set back.
+func (c *credential) due(came time.Time) time.Duration {
 	life := c.pair.Leaf.NotAfter.Sub(c.pair.Leaf.NotBefore)
-	return c.pair.Leaf.NotBefore.Add(life/2 - life/20 + mrand.N(max(life/10, 1)))
+	half := life/2 - life/20 + mrand.N(max(life/10, 1))
+	return min(time.Until(c.pair.Leaf.NotBefore.Add(half)), time.Until(came.Add(half)))
 }
 
 // keepIdentity gets a certificate and renews it, until ctx ends.
 func (f *Feed) keepIdentity(ctx context.Context) {
-	wait := firstSign
+	wait, came := firstSign, time.Now()
 	var c *credential
 	if p := f.pair.Load(); p != nil {
 		c = &credential{pair: *p} // loaded from an earlier run
@@ -58,22 +61,26 @@ func (f *Feed) keepIdentity(ctx context.Context) {
 	for {
 		pause := time.Duration(0)
 		if c != nil {
-			pause = time.Until(c.renewAt())
+			pause = c.due(came)
 		}
 		if pause > lookAgain { // the time of day may be set, or the machine sleep, meanwhile
-			if !sleep(ctx, lookAgain) {
+			if !f.rest(ctx, lookAgain, nil) {
 				return
 			}
 			continue
 		}
-		if !sleep(ctx, pause) {
+		if !f.rest(ctx, pause, nil) {
 			return
 		}
 		next, err := f.sign(ctx)
 		if err == nil {
-			c, wait = next, firstSign
+			c, came = next, time.Now()
 			f.post(ctx, func() { f.adopt(next, true) })
-			continue
+			if c.due(came) > 0 {
+				wait = firstSign
+				continue
+			}
+			err = errOld // good, but asking for another at once would never end
 		}
 		if ctx.Err() != nil {
 			return
@@ -84,24 +91,49 @@ func (f *Feed) keepIdentity(ctx context.Context) {
 			pause = noSignWait
 			f.post(ctx, func() { f.noCA, f.resub = true, true })
 		}
-		f.c.Log.Warn("no certificate from the control plane", "error", err, "retry", pause.Round(time.Second))
-		if !errors.Is(err, rpc.ErrUnreachable) {
-			if !sleep(ctx, pause) {
-				return
-			}
-			continue
+		f.c.Log.Warn("certificate from the control plane", "error", err, "retry", pause.Round(time.Second))
+		var back <-chan struct{} // the control plane is there
+		if errors.Is(err, rpc.ErrUnreachable) {
+			back = f.back
 		}
-		select { // until then, or until the control plane is there
-		case <-ctx.Done():
+		if !f.rest(ctx, pause, back) {
 			return
-		case <-f.back:
-		case <-time.After(pause):
 		}
 	}
 }
 
+// ClockSet has the certificate looked at again, at once: the time of day was set.
+// Safe for concurrent use.
+func (f *Feed) ClockSet() {
+	select {
+	case f.clockSet <- struct{}{}:
+	default:
+	}
+}
+
+// errOld: of the two clocks one is wrong by more than a third of a lifetime.
+var errOld = errors.New("it is to be renewed already: this machine's time of day and the control plane's differ")
+
 // lookAgain bounds how long is slept towards a time of day.
 const lookAgain = time.Minute
+
+// rest sleeps, until early or a time of day that was set ends it. It reports false
+// when ctx ended first.
+func (f *Feed) rest(ctx context.Context, d time.Duration, early <-chan struct{}) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-early:
+	case <-f.clockSet:
+	case <-t.C:
+	}
+	return true
+}
 
 // sleep reports false when ctx ended first.
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -340,6 +340,7 @@ type fakeCA struct {
 	cert *x509.Certificate
 	pem  []byte
 	life time.Duration
+	late time.Duration // its clock, behind ours
 	err  error
 }
 
@@ -355,7 +356,7 @@ func newCA(t *testing.T, life time.Duration) *fakeCA {
 		t.Fatal(err)
 	}
 	cert, _ := x509.ParseCertificate(der)
-	return &fakeCA{key, cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), life, nil}
+	return &fakeCA{key, cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), life, 0, nil}
 }
 
 func (c *fakeCA) sign(in []byte) ([]byte, error) {
@@ -377,7 +378,7 @@ func (c *fakeCA) sign(in []byte) ([]byte, error) {
 		in = in[n:]
 	}
 	id, _ := url.Parse("spiffe://cluster.local/ns/shop/sa/web")
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(2), URIs: []*url.URL{id}, NotBefore: time.Now(), NotAfter: time.Now().Add(c.life)}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(2), URIs: []*url.URL{id}, NotBefore: time.Now().Add(-c.late), NotAfter: time.Now().Add(c.life - c.late)}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, c.cert, csr.PublicKey, c.key)
 	if err != nil {
 		return nil, err
