@@ -138,7 +138,6 @@ type clocked struct {
 	name string
 	file string   // with how many seconds it is off
 	log  *os.File // its access log: the year of each request, first of all
-	sets int
 }
 
 func newClockWorld(t *testing.T) *clockWorld {
