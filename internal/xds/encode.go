@@ -29,28 +29,31 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 	return b, nil
 }
 
-// message is an encoded response: what is its own, and between that large
-// resources, which are not copied.
+// message is an encoded response: what is its own, and between that resources,
+// which are not copied: the same bytes go to all clients.
 type message struct {
 	parts mem.BufferSlice
 	own   []byte
 }
 
-// large resources are sent from where they are, in bytes.
-const large = 4 << 10
+// large is what is sent from where it is, in bytes. Less costs less to copy.
+const large = 256
 
-// encode is the resource as envoy.service.discovery.v3.Resource: 1 version, 3
-// name, 2 resource {1 type_url, 2 value}. Body stands at its end.
-func (r *Resource) encode() []byte {
-	anySize := 2 + len(r.Type) + 1 + protowire.SizeBytes(len(r.Type)) - len(r.Type) + protowire.SizeBytes(len(r.Body))
-	b := make([]byte, 0, 32+len(r.Version)+len(r.Name)+anySize)
-	b = text(text(b, 1, r.Version), 3, r.Name)
+// encode is the resource as field 2 of a delta response, an
+// envoy.service.discovery.v3.Resource: 1 version, 3 name, 2 resource {1 type_url,
+// 2 value}. Body stands at its end; inner is where the Resource begins.
+func (r *Resource) encode() (b []byte, inner int) {
 	var head [256]byte
 	in := text(head[:0], 1, r.Type)
 	in = protowire.AppendVarint(protowire.AppendTag(in, 2, protowire.BytesType), uint64(len(r.Body)))
+	size := 3 + protowire.SizeBytes(len(r.Version)) + protowire.SizeBytes(len(r.Name)) + protowire.SizeBytes(len(in)+len(r.Body))
+	b = make([]byte, 0, 1+protowire.SizeBytes(size))
+	b = protowire.AppendVarint(protowire.AppendTag(b, 2, protowire.BytesType), uint64(size))
+	inner = len(b)
+	b = text(text(b, 1, r.Version), 3, r.Name)
 	b = protowire.AppendVarint(protowire.AppendTag(b, 2, protowire.BytesType), uint64(len(in)+len(r.Body)))
 	b = append(b, in...)
-	return append(b, r.Body...)
+	return append(b, r.Body...), inner
 }
 
 func text(b []byte, n protowire.Number, s string) []byte {
@@ -58,19 +61,22 @@ func text(b []byte, n protowire.Number, s string) []byte {
 }
 
 // put adds bytes that are shared.
-func (m *message) put(b []byte) {
+func (m *message) put(b []byte, shared mem.Buffer) {
 	if len(b) < large {
 		m.own = append(m.own, b...)
 		return
 	}
 	m.flush()
-	m.parts = append(m.parts, mem.SliceBuffer(b))
+	if shared == nil {
+		shared = mem.SliceBuffer(b)
+	}
+	m.parts = append(m.parts, shared)
 }
 
 func (m *message) flush() {
 	if len(m.own) > 0 {
 		m.parts = append(m.parts, mem.SliceBuffer(m.own))
-		m.own = nil
+		m.own = m.own[len(m.own):]
 	}
 }
 
@@ -78,13 +84,7 @@ func (m *message) flush() {
 // system_version_info, 2 resources, 4 type_url, 5 nonce, 6 removed_resources, 7
 // control_plane {1 identifier}.
 func encodeDelta(r *response, version, name string) *message {
-	size := 128
-	for _, x := range r.resources {
-		if n := len(x.Body) + 256; n < large {
-			size += n
-		}
-	}
-	m := &message{own: make([]byte, 0, size)}
+	m := &message{parts: make(mem.BufferSlice, 0, 1+len(r.resources)), own: make([]byte, 0, 256)}
 	m.own = text(text(m.own, 1, version), 4, r.typeURL)
 	m.own = text(m.own, 5, r.nonce)
 	for _, n := range r.removed {
@@ -92,19 +92,23 @@ func encodeDelta(r *response, version, name string) *message {
 	}
 	m.own = protowire.AppendBytes(protowire.AppendTag(m.own, 7, protowire.BytesType), text(nil, 1, name))
 	for _, x := range r.resources {
-		wire := x.wire
+		wire, inner := x.wire, x.inner
 		if wire == nil {
-			wire = x.encode()
+			wire, inner = x.encode()
+		}
+		if len(r.aliases[x.Name]) == 0 {
+			m.put(wire, x.shared)
+			continue
 		}
 		also := 0
 		for _, a := range r.aliases[x.Name] {
 			also += 1 + protowire.SizeBytes(len(a))
 		}
-		m.own = protowire.AppendVarint(protowire.AppendTag(m.own, 2, protowire.BytesType), uint64(len(wire)+also))
+		m.own = protowire.AppendVarint(protowire.AppendTag(m.own, 2, protowire.BytesType), uint64(len(wire)-inner+also))
 		for _, a := range r.aliases[x.Name] {
 			m.own = text(m.own, 4, a)
 		}
-		m.put(wire)
+		m.put(wire[inner:], nil)
 	}
 	m.flush()
 	return m
@@ -122,7 +126,7 @@ func encodeSotw(r *response, version, name string) *message {
 		in = protowire.AppendVarint(protowire.AppendTag(in, 2, protowire.BytesType), uint64(len(x.Body)))
 		m.own = protowire.AppendVarint(protowire.AppendTag(m.own, 2, protowire.BytesType), uint64(len(in)+len(x.Body)))
 		m.own = append(m.own, in...)
-		m.put(x.Body)
+		m.put(x.Body, nil)
 	}
 	m.flush()
 	return m

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 
+	"google.golang.org/grpc/mem"
+
 	"github.com/tulle-mesh/tulle/internal/ext"
 )
 
@@ -51,15 +53,18 @@ type Resource struct {
 	Version string // equal versions mean equal bodies; see Hash
 	Body    []byte // the encoded message, as the value of its Any; never logged
 
-	wire []byte // the whole as a discovery Resource, of which Body is the end; nil: not yet made
+	wire   []byte     // as a field of a delta response, of which Body is the end; nil: not yet made
+	inner  int        // where in wire the discovery Resource begins
+	shared mem.Buffer // wire, so that none has to be made for each client
 }
 
 // NewResource makes a Resource with its version, encoded as it goes to every
 // client. The body is copied.
 func NewResource(typeURL, name string, body []byte) *Resource {
 	r := &Resource{Type: typeURL, Name: name, Version: Hash(body), Body: body}
-	r.wire = r.encode()
+	r.wire, r.inner = r.encode()
 	r.Body = r.wire[len(r.wire)-len(body):]
+	r.shared = mem.SliceBuffer(r.wire)
 	return r
 }
 

@@ -168,18 +168,26 @@ func (s *subscription) subscribe(list []string, known map[string]string, first b
 		s.wildcard, s.implicit, s.owed, s.all = true, true, true, true
 		return
 	}
+	if len(s.names) == 0 {
+		s.names = make(map[string]bool, len(list))
+	}
 	for _, n := range list {
 		if n == "*" {
 			s.wildcard, s.owed, s.all = true, true, true
 			continue
 		}
-		s.names[n], s.todo[n] = true, true
-		if _, has := known[n]; !has {
-			if s.sent[n] == gone {
-				s.hold(n, nil)
-			}
-			s.again[n] = true
+		s.names[n] = true
+		if !s.all {
+			s.todo[n] = true
 		}
+		have := s.sent[n]
+		if _, has := known[n]; has || have == nil {
+			continue // what was never sent is news anyway
+		}
+		if have == gone {
+			s.hold(n, nil)
+		}
+		s.again[n] = true
 	}
 	if s.implicit && len(list) > 0 {
 		// Once a name is given, the wildcard lasts only if it was asked for.
@@ -278,7 +286,12 @@ func (s *subscription) next(set *Set, removals bool) *response {
 	res := &response{typeURL: s.typeURL}
 	size, rest := 0, map[string]bool{}
 	var drop []string
-	for _, n := range s.follow(set, s.candidates(set)) {
+	list := s.follow(set, s.candidates(set))
+	if len(s.sent) == 0 {
+		s.sent = make(map[string]*Resource, len(list))
+		f.changed, res.resources = make([]string, 0, len(list)), make([]*Resource, 0, len(list))
+	}
+	for _, n := range list {
 		r, have := set.Find(s.typeURL, n), s.sent[n]
 		switch {
 		case r == nil && have == gone && !s.again[n]:
@@ -300,7 +313,9 @@ func (s *subscription) next(set *Set, removals bool) *response {
 		default:
 			size += len(r.Body)
 			f.changed = append(f.changed, n)
-			f.before[n] = have
+			if have != nil {
+				f.before[n] = have
+			}
 			s.hold(n, r)
 			delete(s.again, n)
 			delete(s.bad, n)
