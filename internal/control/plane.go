@@ -336,7 +336,7 @@ func (p *Plane) read(s source.Snapshot, old model.Fragment, oldNotices []model.N
 	defer func() {
 		if r := recover(); r != nil {
 			p.log("BUG: read configuration: %v; the last good one stays", r)
-			p.reader = dialect.NewMemory(Dialects)
+			p.reader.Reset()
 			f, n = old, oldNotices
 		}
 	}()

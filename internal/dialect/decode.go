@@ -21,6 +21,17 @@ import (
 // each with its own path. False: something has a wrong type, and the object is
 // not in effect.
 func Decode(r *Report, into any) bool {
+	first := len(r.Notices)
+	if decode(r, into) {
+		return true
+	}
+	for i := range r.Notices[first:] {
+		r.Notices[first+i].Void = true
+	}
+	return false
+}
+
+func decode(r *Report, into any) bool {
 	dec := json.NewDecoder(bytes.NewReader(r.Object.JSON))
 	dec.UseNumber()
 	var top any

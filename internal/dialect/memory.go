@@ -1,6 +1,7 @@
 package dialect
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -22,10 +23,12 @@ type Join struct {
 
 // Memory reads snapshots one after the other, and of each only what is not as in
 // the one before, told by the objects' pointers: what it understood of the rest
-// stays the same, by pointer too. Not for concurrent use.
+// stays the same, by pointer too. Of an object that is not valid any more the
+// version that was stays in effect; see keep. Not for concurrent use.
 type Memory struct {
 	readers []Reader
 	groups  []map[Join]*group
+	kept    []map[key]*source.Object // by reader; see keep
 
 	read     bool // what follows is of the last snapshot
 	last     source.Snapshot
@@ -38,6 +41,7 @@ type group struct {
 	objects, now []*source.Object
 	fragment     model.Fragment
 	notices      []model.Notice
+	kept         map[key]*source.Object // see keep
 }
 
 // NewMemory makes a Memory of readers.
@@ -45,11 +49,22 @@ func NewMemory(readers []Reader) *Memory {
 	m := &Memory{readers: readers}
 	for range readers {
 		m.groups = append(m.groups, map[Join]*group{})
+		m.kept = append(m.kept, nil)
 	}
 	return m
 }
 
-// Read is ReadAll. What it returns shares with what it returned before.
+// Reset forgets what was understood, but not what was valid: for when a reader
+// panicked.
+func (m *Memory) Reset() {
+	m.read = false
+	for i := range m.groups {
+		m.groups[i] = map[Join]*group{}
+	}
+}
+
+// Read is ReadAll, but for what is not valid any more. What it returns shares with
+// what it returned before.
 func (m *Memory) Read(snap source.Snapshot) (model.Fragment, []model.Notice) {
 	if !m.patch(snap) {
 		m.read = false // should a reader panic
@@ -60,7 +75,8 @@ func (m *Memory) Read(snap source.Snapshot) (model.Fragment, []model.Notice) {
 }
 
 func (m *Memory) whole(snap source.Snapshot) (model.Fragment, []model.Notice) {
-	return readAll(m.readers, snap, func(i int, objects []*source.Object, take func(model.Fragment, []model.Notice)) {
+	kept := make([]map[key]*source.Object, len(m.readers))
+	f, notices := readAll(m.readers, snap, func(i int, objects []*source.Object, take func(model.Fragment, []model.Notice)) {
 		r := m.readers[i]
 		joiner, ok := r.(Joiner)
 		order := make([]*group, 0, len(m.groups[i]))
@@ -81,17 +97,23 @@ func (m *Memory) whole(snap source.Snapshot) (model.Fragment, []model.Notice) {
 		}
 		for _, g := range order {
 			if !slices.Equal(g.objects, g.now) {
-				g.fragment, g.notices = r.Read(g.now)
+				m.keep(i, g)
 				g.objects = g.now
 				g.now = nil
 			}
 			g.now = g.now[:0]
+			if kept[i] == nil && g.kept != nil {
+				kept[i] = map[key]*source.Object{}
+			}
+			maps.Copy(kept[i], g.kept)
 			take(g.fragment, g.notices)
 		}
 		if len(order) < len(m.groups[i]) {
 			m.forget(i, order)
 		}
 	})
+	m.kept = kept
+	return f, notices
 }
 
 // forget drops the groups that are not among those of the newest snapshot.

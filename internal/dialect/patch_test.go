@@ -26,6 +26,9 @@ func TestEveryKindIsCarried(t *testing.T) {
 		}
 		old, _ := one()
 		now, want := one()
+		if now.Empty() || !new(model.Fragment).Empty() {
+			t.Errorf("%s does not count", name)
+		}
 		f := old
 		if !exchange(&f, &old, &old, &now) || has(f) != want {
 			t.Errorf("%s is not replaced", name)

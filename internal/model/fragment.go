@@ -18,6 +18,12 @@ type Fragment struct {
 	Statuses     []*Status // what users are told of their objects at the API server
 }
 
+// Empty reports whether there are no facts.
+func (f *Fragment) Empty() bool {
+	return len(f.Settings)+len(f.Namespaces)+len(f.Services)+len(f.Workloads)+len(f.RouteSets)+len(f.Destinations)+len(f.Gateways)+
+		len(f.MTLS)+len(f.Authz)+len(f.Requests)+len(f.Sidecars)+len(f.Secrets)+len(f.Statuses) == 0
+}
+
 // Merge appends other's facts. Neither fragment may be in use elsewhere.
 func (f *Fragment) Merge(o Fragment) {
 	f.Settings = append(f.Settings, o.Settings...)

@@ -95,6 +95,8 @@ type Notice struct {
 	// Code of a finding about relations between objects: istioctl's where it
 	// has one (IST0101), else ours (TUL0103). Empty on notices about one object.
 	Code string
+	// Void: the object as a whole is not in effect.
+	Void bool
 }
 
 // String is "file:line: Kind ns/name field: text", leaving out what is unknown.

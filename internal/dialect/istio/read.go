@@ -68,7 +68,7 @@ var kinds = map[string]kind{
 	"networking.istio.io/WorkloadGroup":   {versions: networkingVersions, message: func() proto.Message { return new(networking.WorkloadGroup) }, read: readWorkloadGroup},
 	"networking.istio.io/Sidecar":         {versions: networkingVersions, message: func() proto.Message { return new(networking.Sidecar) }, read: readSidecar},
 
-	"security.istio.io/PeerAuthentication":  {versions: securityVersions, message: func() proto.Message { return new(security.PeerAuthentication) }, read: readPeerAuthentication},
+	"security.istio.io/PeerAuthentication":  {versions: securityVersions, message: func() proto.Message { return new(security.PeerAuthentication) }, read: readPeerAuthentication, closed: true},
 	"security.istio.io/AuthorizationPolicy": {versions: securityVersions, message: func() proto.Message { return new(security.AuthorizationPolicy) }, read: readAuthorizationPolicy, closed: true},
 
 	"security.istio.io/RequestAuthentication": {versions: securityVersions, ignored: "tokens are not checked yet: requests without or with a wrong token pass as if this object did not exist"},
@@ -150,16 +150,19 @@ func readObject(rep *dialect.Report, out *model.Fragment) {
 		rep.Add(model.Warning, model.UnknownKind, "", "%s", text)
 		return
 	}
+	r := &reading{Report: rep}
 	if !slices.Contains(k.versions, dialect.Version(o.APIVersion)) {
 		rep.Add(model.Error, model.UnknownKind, "apiVersion", "%s %s is not a version that is served; use %s",
 			o.APIVersion, o.Kind, dialect.Group(o.APIVersion)+"/"+k.versions[0])
-		return
+		if !k.closed {
+			return
+		}
+		r.hurt("apiVersion")
 	}
 	if k.ignored != "" {
 		rep.Add(model.Warning, model.Unsupported, "", "%s", k.ignored)
 		return
 	}
-	r := &reading{Report: rep}
 	m := k.message()
 	if !r.decode(m) && !k.closed {
 		return

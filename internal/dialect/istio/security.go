@@ -17,6 +17,8 @@ var mtlsModes = map[security.PeerAuthentication_MutualTLS_Mode]model.MTLSMode{
 	security.PeerAuthentication_MutualTLS_PERMISSIVE: model.MTLSPermissive, security.PeerAuthentication_MutualTLS_STRICT: model.MTLSStrict,
 }
 
+// readPeerAuthentication fails closed: what is not wholly understood asks for mTLS
+// on every port of whom it selects, which may be more than were meant.
 func readPeerAuthentication(r *reading, m proto.Message, out *model.Fragment) {
 	pa := m.(*security.PeerAuthentication)
 	p := &model.MTLSPolicy{
@@ -36,6 +38,10 @@ func readPeerAuthentication(r *reading, m proto.Message, out *model.Fragment) {
 			p.Ports = make(map[uint16]model.MTLSMode)
 		}
 		p.Ports[r.port(at, n, false)] = mtlsModes[pa.PortLevelMtls[n].GetMode()]
+	}
+	if r.fatal() {
+		r.Invalid("", "the policy is not wholly understood: STRICT is taken, on all ports")
+		p.Mode, p.Ports = model.MTLSStrict, nil
 	}
 	out.MTLS = append(out.MTLS, p)
 }
