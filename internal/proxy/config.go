@@ -54,8 +54,11 @@ func (p *Proxy) feed(ctx context.Context) error {
 func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 	var trust bool
 	var bad map[string]error
+	old := p.snapshot.Load()
 	work := func(fn func()) { _ = p.group.Gate().Insist(context.WithoutCancel(ctx), fn) }
-	work(func() { trust, bad = p.secrets.Update(s.Secrets) }) // before anything that shows or checks them
+	if !maps.Equal(old.Secrets, s.Secrets) {
+		work(func() { trust, bad = p.secrets.Update(s.Secrets) }) // before anything that shows or checks them
+	}
 	for _, n := range slices.Sorted(maps.Keys(bad)) {
 		p.log.Warn("a certificate cannot be used", "secret", n, "error", bad[n])
 	}
@@ -66,7 +69,11 @@ func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 	if s.Names != nil && p.names != nil {
 		p.names.Update(s.Names)
 	}
-	work(func() { p.clusters.Apply(s, loop.Nanotime()) })
+	if few(old, s) { // it is done before a slot is had
+		p.clusters.Apply(s, loop.Nanotime())
+	} else {
+		work(func() { p.clusters.Apply(s, loop.Nanotime()) })
+	}
 	warm, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := p.clusters.Warm(warm); err != nil && ctx.Err() == nil {
@@ -82,6 +89,33 @@ func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 	for _, w := range p.workers {
 		w.refresh()
 	}
+}
+
+// few reports whether little is new of what clusters are made of, as after a
+// lookup.
+func few(old, s *conf.Snapshot) bool {
+	const most = 16
+	n := max(len(old.Clusters)-len(s.Clusters), 0) // gone
+	for name, c := range s.Clusters {
+		if n > most {
+			return false
+		}
+		if old.Clusters[name] != c {
+			n++
+		}
+	}
+	for name, e := range s.Endpoints {
+		if n > most {
+			return false
+		}
+		if old.Endpoints[name] != e {
+			n++
+			for i := range e.Localities {
+				n += len(e.Localities[i].Endpoints) / 64
+			}
+		}
+	}
+	return n <= most
 }
 
 // limitsOf lists the rate limits of all listeners.

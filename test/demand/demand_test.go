@@ -42,6 +42,26 @@ func TestFirstUse(t *testing.T) {
 	}
 }
 
+// The host of a request is asked for together with the address of its connection:
+// one answer of the control plane's is waited for, not two.
+func TestAskedTogether(t *testing.T) {
+	p, b := shop(t)
+	w := newWire(t, p.socket)
+	s := newSidecar(t, proxy.Bootstrap{XDS: "unix://" + w.socket, OnDemand: true}, b["outside"].addr).ready()
+	s.wait("the ports' listeners are asked for ahead", func() bool { return len(p.asked()) == 2 })
+	before := s.metric("tulle_proxy_lookups_names")
+	w.stick(true)
+	got := make(chan string, 1)
+	go func() { got <- s.get("10.0.0.1:80", "X.wild.shop:80") }()
+	s.wait("both are asked for", func() bool { return s.metric("tulle_proxy_lookups_names") == before+2 })
+	w.stick(false)
+	<-got // in time or not
+	s.is("it", s.get("10.0.0.1:80", "x.wild.shop"), "200 wild!")
+	if got, want := p.asked(), []string{"0.0.0.0_443", "0.0.0.0_80", "0.0.0.0_80/x.wild.shop", "10.0.0.1_80"}; !slices.Equal(got, want) {
+		t.Errorf("asked for %q, want %q", got, want)
+	}
+}
+
 // What the control plane changes reaches who uses it; "there is no such" is
 // revoked, and so is what there was.
 func TestChanges(t *testing.T) {

@@ -61,6 +61,14 @@ func (d *Desk) Wait(what []conf.Lookup, told func(ok bool)) *Wait {
 	return w
 }
 
+// Ahead asks for what will be waited for, as far as can be told, unless somebody
+// waits for it already. Nobody is told.
+func (d *Desk) Ahead(q conf.Lookup) {
+	if len(d.waiting[q]) == 0 {
+		d.board.ask(q)
+	}
+}
+
 // Cancel gives up: nothing is told any more. A nil Wait is none.
 func (w *Wait) Cancel() {
 	if w == nil || w.over {

@@ -15,6 +15,7 @@ const (
 	maxNames   = 4096 // asked for, those that wait to be among them
 	maxFlight  = 64   // not answered yet
 	perSecond  = 200
+	atOnce     = 1000            // what a program asks for as it starts
 	maxWaiting = 2 * perSecond   // for their turn
 	patient    = 2 * time.Second // so long does who asks wait
 	evictions  = maxNames / 64   // names that make room at once
@@ -87,7 +88,7 @@ type demand struct {
 
 func newDemand(f *Feed, c *Demand) *demand {
 	return &demand{f: f, c: c, asked: map[ref]*lookup{}, to: map[ref]string{}, names: map[ref][]string{},
-		marked: map[ref]bool{}, answers: map[ref]*conf.Answer{}, told: map[ref]*conf.Answer{}, tokens: maxFlight}
+		marked: map[ref]bool{}, answers: map[ref]*conf.Answer{}, told: map[ref]*conf.Answer{}, tokens: atOnce}
 }
 
 var lookupKinds = [...]kind{conf.LookupListener: lds, conf.LookupRoutes: rds, conf.LookupHost: hst}
@@ -276,7 +277,7 @@ func (d *demand) pump(now time.Time) {
 		}
 		d.queue = d.queue[1:]
 	}
-	d.tokens = min(maxFlight, d.tokens+now.Sub(d.filled).Seconds()*perSecond)
+	d.tokens = min(atOnce, d.tokens+now.Sub(d.filled).Seconds()*perSecond)
 	d.filled = now
 	if d.f.link == nil {
 		return

@@ -110,13 +110,13 @@ func New(c Config) (*Feed, error) {
 	}
 	f.disk = &disk{}
 	if c.StateDir != "" {
-		f.disk.plain = newStateFile(filepath.Join(c.StateDir, "config.state"), c.Identity, f.work)
+		f.disk.plain = newStateFile(filepath.Join(c.StateDir, "config.state"), c.Identity, f.heavy)
 		if f.demand != nil {
 			f.disk.plain.lookups = f.demand.save
 		}
 	}
 	if c.SecretDir != "" {
-		f.disk.secret = newStateFile(filepath.Join(c.SecretDir, "secrets.state"), c.Identity, f.work)
+		f.disk.secret = newStateFile(filepath.Join(c.SecretDir, "secrets.state"), c.Identity, f.heavy)
 	}
 	if f.t = c.transport; f.t == nil {
 		t, err := dial(&c, f.pair.Load)
@@ -164,8 +164,26 @@ func (f *Feed) Run(ctx context.Context) error {
 	return errors.Join(err, f.disk.close())
 }
 
-// work runs fn through the gate, which serves it whatever else there is.
-func (f *Feed) work(fn func()) { _ = f.c.Gate(context.Background(), fn) }
+// light is work that is over sooner than a turn at the gate is had: bytes to be
+// decoded, or as many as stand for a name (perName). What a lookup brings is, so
+// that it does not wait behind handshakes, nor on a thread that steps back.
+const (
+	light   = 16 << 10
+	perName = 256
+)
+
+// work runs fn, of a size in bytes, through the gate if it is not light; the gate
+// serves it whatever else there is.
+func (f *Feed) work(size int, fn func()) {
+	if size <= light {
+		fn()
+		return
+	}
+	_ = f.c.Gate(context.Background(), fn)
+}
+
+// heavy is work for whoever does not know its size.
+func (f *Feed) heavy(fn func()) { f.work(light+1, fn) }
 
 // drain runs what waits already, so that one snapshot tells of all of it.
 func (f *Feed) drain() {
@@ -198,7 +216,7 @@ func (f *Feed) next() time.Duration {
 	if !f.wake.IsZero() {
 		d = min(d, time.Until(f.wake))
 	}
-	for _, t := range []time.Time{f.disk.due(), f.tidyAt, f.demand.due()} {
+	for _, t := range []time.Time{f.disk.due(), f.tidyAt, f.warm.ahead, f.demand.due()} {
 		if !t.IsZero() {
 			d = min(d, time.Until(t))
 		}
@@ -209,9 +227,21 @@ func (f *Feed) next() time.Duration {
 // advance publishes what is ready, asks for what is newly named, and keeps
 // what is new.
 func (f *Feed) advance() {
+	if !f.ahead(time.Now()) {
+		f.reach()
+	}
+	f.demand.pump(time.Now())
+	if err := f.disk.flush(time.Now()); err != nil {
+		f.c.Log.Warn("last good configuration is not kept", "error", err)
+	}
+	f.tidy(time.Now())
+}
+
+// reach publishes what is ready and asks for what that names.
+func (f *Feed) reach() {
 	for {
 		var s *conf.Snapshot
-		f.work(func() { s, f.wake = f.compute(time.Now()) })
+		f.work(perName*f.warm.todo(), func() { s, f.wake = f.compute(time.Now()) })
 		if s != nil {
 			f.unpublished = s
 		}
@@ -224,19 +254,14 @@ func (f *Feed) advance() {
 			f.demand.settle()
 		}
 		if !f.resub {
-			break
+			return
 		}
 		f.resub = false
 		forgot := false
-		if f.work(func() { forgot = f.subscribe() }); !forgot {
-			break
+		if f.work(perName*(len(f.stores[lds].entries)+len(f.stores[cds].entries))/16, func() { forgot = f.subscribe() }); !forgot {
+			return
 		}
 	}
-	f.demand.pump(time.Now())
-	if err := f.disk.flush(time.Now()); err != nil {
-		f.c.Log.Warn("last good configuration is not kept", "error", err)
-	}
-	f.tidy(time.Now())
 }
 
 // What a large update needed on its way is given back to the system when it is
@@ -259,7 +284,7 @@ func (f *Feed) tidy(now time.Time) {
 		}
 	case !f.tidyAt.After(now):
 		f.fresh, f.tidyAt, f.tidied = 0, time.Time{}, now
-		f.work(debug.FreeOSMemory)
+		f.heavy(debug.FreeOSMemory)
 	}
 }
 
@@ -308,9 +333,10 @@ func (f *Feed) Keep(ctx context.Context) error {
 func (f *Feed) touch(k kind, names ...string) {
 	for _, n := range names {
 		f.warm.dirty[k][n] = true
-	}
-	if len(names) > 0 && (k == lds || k == cds) {
-		f.resub = true
+		if k == lds || k == cds {
+			e := f.stores[k].entries[n]
+			f.resub = f.resub || !e.has() || f.renamed(&nothing, e.needs)
+		}
 	}
 }
 

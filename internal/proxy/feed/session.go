@@ -100,7 +100,7 @@ func (f *Feed) session(ctx context.Context) error {
 			return err
 		}
 		var r *response
-		if f.work(func() { r, err = parse(b) }); err != nil {
+		if f.work(len(b), func() { r, err = parse(b) }); err != nil {
 			return err
 		}
 		if !f.post(ctx, func() { f.receive(ctx, l, r) }) {
@@ -238,12 +238,42 @@ func (f *Feed) subscribe() (forgot bool) {
 	return forgot
 }
 
+// renamed reports whether other names may be wanted when a node that needs one
+// thing is followed by one that needs another.
+func (f *Feed) renamed(old, now *conf.Needs) bool {
+	if old == now {
+		return false
+	}
+	for k, of := range [kinds][2][]string{eds: {old.Endpoints, now.Endpoints}, rds: {old.Routes, now.Routes}, sds: {old.Secrets, now.Secrets}} {
+		asked := f.stores[k].asked
+		if asked == nil {
+			continue
+		}
+		for _, n := range of[1] {
+			if !asked[n] && f.askable(kind(k), n) {
+				return true
+			}
+		}
+		for _, n := range of[0] {
+			if asked[n] && !slices.Contains(of[1], n) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// askable reports whether what nodes name is the control plane's to give.
+func (f *Feed) askable(k kind, name string) bool {
+	return k != sds || !isFile(name) && (name != ownPair || f.noCA)
+}
+
 // wanted are the names of a kind that are needed.
 func (f *Feed) wanted(k kind) map[string]bool {
 	out := map[string]bool{}
 	add := func(n conf.Needs) {
 		for _, name := range [kinds][]string{eds: n.Endpoints, rds: n.Routes, sds: n.Secrets}[k] {
-			if k != sds || !isFile(name) && (name != ownPair || f.noCA) {
+			if f.askable(k, name) {
 				out[name] = true
 			}
 		}

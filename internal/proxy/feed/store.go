@@ -104,8 +104,16 @@ type item struct {
 
 // decode makes nodes of items, through the gate, in pieces of a millisecond.
 func (f *Feed) decode(ctx context.Context, k kind, items []*item) error {
+	size := 0
 	for _, x := range items {
-		f.fresh += len(x.body)
+		size += len(x.body)
+	}
+	f.fresh += size
+	if size <= light {
+		for _, x := range items {
+			x.decode(k)
+		}
+		return nil
 	}
 	for len(items) > 0 {
 		if err := f.c.Gate(ctx, func() {
@@ -168,11 +176,12 @@ func needs(node any) conf.Needs {
 func (f *Feed) take(ctx context.Context, k kind, r *response) (changed []string, refused map[string]string, err error) {
 	var fresh []*item
 	refused, named := map[string]string{}, make(map[string]bool, len(r.resources))
-	f.work(func() { changed, fresh = f.sift(k, r, named, refused) })
+	size := perName * (len(r.resources) + len(r.removed))
+	f.work(size, func() { changed, fresh = f.sift(k, r, named, refused) })
 	if err := f.decode(ctx, k, fresh); err != nil {
 		return nil, nil, err
 	}
-	f.work(func() { changed = f.keep(k, r, fresh, changed, named, refused) })
+	f.work(size, func() { changed = f.keep(k, r, fresh, changed, named, refused) })
 	return changed, refused, nil
 }
 
@@ -218,6 +227,9 @@ func (f *Feed) keep(k kind, r *response, fresh []*item, changed []string, named 
 			refused[x.name] = x.err.Error()
 			s.refuse(x)
 			continue
+		}
+		if old := s.entries[x.name]; old.has() && f.renamed(old.needs, x.needs) {
+			f.resub = true
 		}
 		s.entries[x.name] = &entry{node: x.node, needs: x.needs, version: x.version, sum: x.sum, since: time.Now()}
 		f.disk.note(k, x.name, x.version, x.body)

@@ -41,6 +41,8 @@ type warmer struct {
 	// vain are what was waited for long enough; nobody waits for it again
 	// before it has come.
 	vain map[ref]bool
+	// ahead is until when what came first waits for what names it; zero: nothing.
+	ahead time.Time
 }
 
 func newWarmer() *warmer {
@@ -49,6 +51,49 @@ func newWarmer() *warmer {
 		w.dirty[k], w.pending[k], w.leaving[k] = map[string]bool{}, map[string]bool{}, map[string]time.Time{}
 	}
 	return w
+}
+
+// todo is how many names compute has to look at.
+func (w *warmer) todo() (n int) {
+	for k := range kinds {
+		n += len(w.dirty[k]) + len(w.pending[k]) + len(w.leaving[k])
+	}
+	return n
+}
+
+// anticipation is how long clusters that came first wait for what names them.
+const anticipation = 5 * time.Millisecond
+
+// ahead reports whether all that is new are clusters and endpoints that nothing
+// in force names, while a lookup flies: its answer comes right behind them, and
+// one snapshot tells of all.
+func (f *Feed) ahead(now time.Time) bool {
+	w := f.warm
+	if f.demand == nil || f.demand.off || f.demand.flying == 0 || !f.published || f.unpublished != nil || len(f.demand.marked) > 0 {
+		return false
+	}
+	for k := range kinds {
+		if len(w.pending[k])+len(w.leaving[k]) > 0 || len(w.dirty[k]) > 0 && k != cds && k != eds {
+			return false
+		}
+	}
+	if len(w.dirty[cds]) == 0 {
+		return false
+	}
+	for name := range w.dirty[cds] {
+		if w.snap.Clusters[name] != nil {
+			return false
+		}
+	}
+	for name := range w.dirty[eds] {
+		if w.snap.Endpoints[name] != nil {
+			return false
+		}
+	}
+	if w.ahead.IsZero() {
+		w.ahead = now.Add(anticipation)
+	}
+	return w.ahead.After(now)
 }
 
 // draft is the next snapshot while it is made; maps are copied when they are
@@ -148,6 +193,7 @@ var upwards = [kinds]kind{idx, eds, sds, cds, rds, lds, nds, hst}
 // nil when nothing changed, and when to come again; zero: no need.
 func (f *Feed) compute(now time.Time) (*conf.Snapshot, time.Time) {
 	w := f.warm
+	w.ahead = time.Time{}
 	d := &draft{s: *w.snap}
 	var wake time.Time
 	soon := func(t time.Time) {
@@ -169,9 +215,6 @@ func (f *Feed) compute(now time.Time) (*conf.Snapshot, time.Time) {
 	f.bury(d, now, soon)
 	if !d.change {
 		return nil, wake
-	}
-	if d.copied[lds] || d.copied[cds] {
-		f.resub = true // other versions are published now
 	}
 	d.s.Version++
 	w.snap = &d.s
@@ -199,6 +242,10 @@ func (f *Feed) consider(d *draft, k kind, name string, now time.Time, soon func(
 			soon(until)
 			return
 		}
+	}
+	if have != nil && (k == lds || k == cds) {
+		old := needs(have)
+		f.resub = f.resub || f.renamed(&old, e.needs)
 	}
 	d.set(k, name, node)
 	delete(w.vain, ref{k, name})
@@ -282,6 +329,7 @@ func (f *Feed) bury(d *draft, now time.Time, soon func(time.Time)) {
 			delete(w.leaving[k], name)
 			if d.get(k, name) != nil {
 				d.drop(k, name)
+				f.resub = f.resub || k == lds || k == cds
 			}
 		}
 	}

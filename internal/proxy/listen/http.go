@@ -58,6 +58,31 @@ func parseHTTP(b []byte) (protocol string, v verdict) {
 	return "", no
 }
 
+// maxHost bounds the hosts that are looked up, in bytes: names of the DNS have no
+// more.
+const maxHost = 253
+
+// hostIn is the Host of an HTTP/1 request whose head begins b, as far as it came;
+// nil: it was not found.
+func hostIn(b []byte) []byte {
+	if p, v := parseHTTP(b); v != yes || p == "h2c" {
+		return nil
+	}
+	for b = bytes.TrimLeft(b, "\r\n"); ; {
+		var found bool
+		if _, b, found = bytes.Cut(b, []byte("\n")); !found {
+			return nil
+		}
+		line, _, found := bytes.Cut(b, []byte("\n"))
+		if line = bytes.TrimSuffix(line, []byte("\r")); !found || len(line) == 0 {
+			return nil
+		}
+		if name, value, _ := bytes.Cut(line, []byte(":")); bytes.EqualFold(name, []byte("host")) {
+			return bytes.Trim(value, " \t")
+		}
+	}
+}
+
 // parsePreface looks for the preface of HTTP/2.
 func parsePreface(b []byte) verdict {
 	n := min(len(b), len(preface))

@@ -28,7 +28,9 @@ func (s *Set) inspect(a *Accepted, tls, http bool) {
 		a.Conn.Loop().Arm(&in.timer, d, in.late)
 	}
 	s.inspecting.Add(1)
+	came := a.Pending
 	a.Conn.Start(in)
+	a.Conn.Redeliver(came) // while its destination was looked up
 }
 
 // end says that nothing is waited for any more.

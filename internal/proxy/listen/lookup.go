@@ -9,8 +9,8 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/stream"
 )
 
-// held is the codec of a connection that waits for a lookup. Nothing is read
-// meanwhile.
+// held is the codec of a connection that waits for a lookup. At most the first
+// bytes are read meanwhile.
 type held struct {
 	set  *Set
 	a    *Accepted
@@ -32,7 +32,7 @@ func (s *Set) lookUp(a *Accepted, ask []conf.Lookup, next func(*Accepted)) {
 	a.asked = true
 	h := &held{set: s, a: a, buf: append([]byte(nil), a.Pending...), next: next}
 	s.inspecting.Add(1)
-	a.Conn.PauseRead(true)
+	a.Conn.PauseRead(len(a.Pending) > 0 || !s.byHost(a))
 	if a.Conn.Start(h); h.over {
 		return
 	}
@@ -72,8 +72,15 @@ func (h *held) end() {
 	h.set.inspecting.Add(-1)
 }
 
-// OnBytes keeps what was on its way.
-func (h *held) OnBytes(p []byte) { h.buf = append(h.buf, p...) }
+// OnBytes keeps what was on its way. The host of a request is asked for at once,
+// so that its answer comes together with the one that is waited for.
+func (h *held) OnBytes(p []byte) {
+	h.buf = append(h.buf, p...)
+	if !h.over && !h.a.Conn.Paused() {
+		h.a.Conn.PauseRead(true)
+		h.set.askAhead(h.a, h.buf)
+	}
+}
 
 // OnEOF is told to the next codec too.
 func (h *held) OnEOF() {}
@@ -87,6 +94,28 @@ func (h *held) OnClose(error) {
 		h.end()
 		h.wait.Cancel()
 	}
+}
+
+// byHost reports whether hosts are looked up at the port to which a captured
+// connection goes.
+func (s *Set) byHost(a *Accepted) bool {
+	known := s.o.Demand.Learnt()
+	if known == nil || !a.Original.IsValid() {
+		return false
+	}
+	p, ok := known.Index.Port(a.Original.Port())
+	return ok && p.ByHost
+}
+
+// askAhead asks for the host of the request at the beginning of b, when there is
+// a whole one. A wrong guess costs a lookup: what counts is what the codec reads.
+func (s *Set) askAhead(a *Accepted, b []byte) {
+	known := s.o.Demand.Learnt()
+	host := ext.Canonical(string(hostIn(b)))
+	if known == nil || host == "" || len(host) > maxHost || !known.Index.MayName(host) || known.Route(a.Original.Port(), []byte(host)) != nil {
+		return
+	}
+	s.o.Demand.Desk(a.Conn.Loop().ID()).Ahead(conf.Lookup{Kind: conf.LookupRoutes, Name: ext.HostRoute(a.Original.Port(), host)})
 }
 
 // port is the index' entry of the port whose own listener a connection has.

@@ -40,6 +40,25 @@ func cut(rec []byte, n int) []byte {
 	return out
 }
 
+func TestHostIn(t *testing.T) {
+	for in, want := range map[string]string{
+		"GET / HTTP/1.1\r\nHost: a.shop:80\r\n\r\n":                 "a.shop:80",
+		"\r\nPOST /x HTTP/1.0\nx: y\nhOST:\ta.shop \nz":             "a.shop",
+		"GET / HTTP/1.1\r\nx: y\r\nhost: a.shop":                    "",
+		"GET / HTTP/1.1\r\n\r\nHost: body\r\n\r\n":                  "",
+		"GET / HTTP/1.1\r\nhost\r\n\r\n":                            "",
+		"GET / HTTP/1.1":                                            "",
+		"nonsense\r\nhost: a\r\n\r\n":                               "",
+		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nhost: a.shop\r\n":          "",
+		"GET http://b.shop/ HTTP/1.1\r\nx-host: c\r\nhost: a\r\n\r": "a",
+		"": "",
+	} {
+		if got := string(hostIn([]byte(in))); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
 func TestParseHello(t *testing.T) {
 	cfg := &tls.Config{ServerName: "Orders.Shop.example", NextProtos: []string{"istio", "h2"}, InsecureSkipVerify: true}
 	rec := record(t, cfg)
