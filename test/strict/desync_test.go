@@ -33,32 +33,18 @@ type backend struct {
 
 func newBackend(t testing.TB, r reader) *backend {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	k := &backend{addr: l.Addr().String(), r: r}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			b := new(bytes.Buffer)
-			k.mu.Lock()
-			k.conns = append(k.conns, b)
-			k.mu.Unlock()
-			go k.serve(c, b)
-		}
-	}()
+	k := &backend{r: r}
+	k.addr = listen(t, k.serve)
 	return k
 }
 
 // serve answers the requests of a connection. What the manner cannot read it
 // does not answer, as if it waited for more.
-func (k *backend) serve(c net.Conn, got *bytes.Buffer) {
-	defer func() { _ = c.Close() }()
+func (k *backend) serve(c net.Conn) {
+	got := new(bytes.Buffer)
+	k.mu.Lock()
+	k.conns = append(k.conns, got)
+	k.mu.Unlock()
 	used, p := 0, make([]byte, 64<<10)
 	for {
 		n, err := c.Read(p)

@@ -125,28 +125,13 @@ func TestOutboundFloods(t *testing.T) {
 
 // endless is a backend whose answer never ends.
 func endless(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				_, err := http.ReadRequest(bufio.NewReader(c))
-				if err == nil {
-					_, err = io.WriteString(c, "HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n")
-				}
-				for b := make([]byte, 64<<10); err == nil; {
-					_, err = c.Write(b)
-				}
-			}()
+	return listen(t, func(c net.Conn) {
+		_, err := http.ReadRequest(bufio.NewReader(c))
+		if err == nil {
+			_, err = io.WriteString(c, "HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n")
 		}
-	}()
-	return l.Addr().String()
+		for b := make([]byte, 64<<10); err == nil; {
+			_, err = c.Write(b)
+		}
+	})
 }

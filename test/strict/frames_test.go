@@ -5,7 +5,13 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy"
+	"github.com/tulle-mesh/tulle/internal/proxy/proxytest"
 )
 
 // Types of frames (RFC 9113 6).
@@ -55,4 +61,31 @@ func (f *frames) until(kind int) string {
 			f.t.Fatalf("the connection ended before a frame of type %d", kind)
 		}
 	}
+}
+
+// TestLateStream: a client that is told to go acknowledges it, and yet opens the
+// stream that it had begun before, as one of several threads may. It is answered.
+func TestLateStream(t *testing.T) {
+	app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(app.Close)
+	p := proxytest.Start(t, &proxy.Bootstrap{}, proxytest.Forward(proxytest.To(app.Listener.Addr().String()),
+		func(p *proxytest.Parts) { p.HTTP.MaxConnDuration = time.Millisecond }))
+	c := connect(t, p.Addr)
+	f := &frames{t, c}
+	if _, err := io.WriteString(c, preface); err != nil {
+		t.Fatal(err)
+	}
+	if last := binary.BigEndian.Uint32([]byte(f.until(frameGoAway))); last != 1<<31-1 {
+		t.Fatalf("the first GOAWAY names %d", last)
+	}
+	if _, err := io.WriteString(c, frame(framePing, 1, 0, f.until(framePing))+frame(frameHeaders, 5, 1, get)); err != nil {
+		t.Fatal(err)
+	}
+	if status := f.until(frameHeaders); status[0] != 0x88 { // :status: 200 (RFC 7541 appendix A)
+		t.Errorf("answered %x", status)
+	}
+	if last := binary.BigEndian.Uint32([]byte(f.until(frameGoAway))); last != 1 {
+		t.Errorf("the last GOAWAY names %d", last)
+	}
+	f.until(-1)
 }

@@ -214,30 +214,16 @@ func TestSlowBodies(t *testing.T) {
 // stream idle timeout, and what is held for it until then is bounded.
 func TestStoppedReader(t *testing.T) {
 	gone := make(chan int, 1)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				_, _ = http.ReadRequest(bufio.NewReader(c))
-				_, err := io.WriteString(c, "HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n")
-				n, b := 0, make([]byte, 64<<10)
-				for ; err == nil; n += len(b) {
-					_, err = c.Write(b)
-				}
-				gone <- n
-			}()
+	app := listen(t, func(c net.Conn) {
+		_, _ = http.ReadRequest(bufio.NewReader(c))
+		_, err := io.WriteString(c, "HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n")
+		n, b := 0, make([]byte, 64<<10)
+		for ; err == nil; n += len(b) {
+			_, err = c.Write(b)
 		}
-	}()
-	p := proxytest.Start(t, &proxy.Bootstrap{}, proxytest.Forward(proxytest.To(l.Addr().String()),
+		gone <- n
+	})
+	p := proxytest.Start(t, &proxy.Bootstrap{}, proxytest.Forward(proxytest.To(app),
 		func(p *proxytest.Parts) { p.HTTP.StreamIdle = 5 * short }))
 	for name, ask := range map[string]string{
 		"HTTP/1": "GET / HTTP/1.1\r\nhost: a\r\n\r\n",

@@ -3,6 +3,7 @@ package strict
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
@@ -61,4 +62,28 @@ func TestTools(t *testing.T) {
 	if out, err := exec.Command("curl", "-sI", u+"/x").Output(); err != nil || !strings.HasPrefix(string(out), "HTTP/1.1 200 OK\r\n") {
 		t.Errorf("HEAD: %v %q", err, out)
 	}
+}
+
+// listen has serve talk on every connection to the address that it returns, on a
+// goroutine of the connection's own; after serve it is closed.
+func listen(t testing.TB, serve func(c net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = c.Close() }()
+				serve(c)
+			}()
+		}
+	}()
+	return l.Addr().String()
 }

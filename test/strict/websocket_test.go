@@ -90,21 +90,7 @@ func TestWebSocket(t *testing.T) {
 	topologies(t, func(t *testing.T, start func(string) string) {
 		said := make(chan []byte)  // what the program is to say
 		heard := make(chan []byte) // what it heard
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go wsServe(c, said, heard)
-			}
-		}()
-		addr := start(l.Addr().String())
+		addr := start(listen(t, func(c net.Conn) { wsServe(c, said, heard) }))
 		for name, frames := range wsCases() {
 			var down, up []byte
 			for _, f := range frames {
@@ -140,7 +126,6 @@ func TestWebSocket(t *testing.T) {
 // wsServe says what it is told, and when the client has ended its side tells
 // what it heard and says goodbye on its own.
 func wsServe(c net.Conn, said, heard chan []byte) {
-	defer func() { _ = c.Close() }()
 	in := bufio.NewReader(c)
 	r, err := http.ReadRequest(in)
 	if err != nil {

@@ -75,12 +75,13 @@ type timers struct {
 	end  loop.Timer // until it is cut
 	gone loop.Timer // the same, since its chain is gone
 	slow loop.Timer // a request head that has begun
+	last loop.Timer // until its last GOAWAY
 }
 
 func (c *Conn) timers() *timers {
 	if c.rare == nil {
 		o := loop.Timer{Owner: c.wire}
-		c.rare = &timers{o, o, o, o}
+		c.rare = &timers{o, o, o, o, o}
 	}
 	return c.rare
 }
@@ -236,6 +237,7 @@ func (c *Conn) OnClose(err error) {
 		r.end.Stop()
 		r.gone.Stop()
 		r.slow.Stop()
+		r.last.Stop()
 	}
 	c.env.closed(c)
 }
@@ -403,6 +405,19 @@ func (c *Conn) drainCodec() {
 	case c.h1 != nil:
 		c.h1.Drain()
 	}
+}
+
+// lastStreams is how long streams are taken up from a client that has seen that
+// we go: what it had begun to write then is still to come.
+const lastStreams = time.Second
+
+// leaveSoon has the last GOAWAY sent.
+func (c *Conn) leaveSoon() {
+	wait := lastStreams
+	if q := c.env.quiet; c.env.leaving == LeaveAll && q > 0 {
+		wait = min(wait, q)
+	}
+	c.env.Loop.Arm(&c.timers().last, wait, c.h2.Leave)
 }
 
 // destination is where the connection was going.

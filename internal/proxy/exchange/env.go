@@ -174,12 +174,17 @@ func bounded(n uint32) int { return int(min(n, 1<<24)) }
 
 func (e *Env) h2Options(c *Conn) *http2.ServerOptions {
 	f := &c.http.Floods
+	seen := func(*http2.Server) { c.leaveSoon() }
+	if c.bridge {
+		seen = nil // proxies of ours write in the order in which they decide
+	}
 	return &http2.ServerOptions{
 		Set: &e.codecs.h2set, Scheme: c.scheme(),
 		Limits: http2.Limits{MaxStreams: int(min(c.http.MaxStreams, 1<<20)), MaxHead: c.http.MaxHeadBytes, MaxFields: c.http.MaxHeaders,
 			Floods: http2.Floods{OutFrames: bounded(f.OutFrames), OutControl: bounded(f.OutControl), Empty: bounded(f.Empty),
 				Priority: bounded(f.Priority), WindowUpdates: bounded(f.WindowUpdates)},
 			StreamWindow: int(min(c.http.StreamWindow, 1<<24)), ConnWindow: int(min(c.http.ConnWindow, 1<<24))},
+		OnSeen:       seen,
 		OnBadRequest: func(_ *http2.Server, status int, detail string) { c.badRequest(status, detail) },
 	}
 }

@@ -628,6 +628,38 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// A client of several threads: it has seen the first GOAWAY, and yet writes what
+// it had begun before.
+func TestDrainLate(t *testing.T) {
+	r := newServerRig(t)
+	seen := 0
+	r.s.o.OnSeen = func(*Server) { seen++ }
+	r.s.Drain()
+	r.want("goaway 2147483647 NO_ERROR ", "ping "+pingDrain)
+	for range 2 {
+		r.fr.WritePing(true, [8]byte([]byte(pingDrain)))
+	}
+	r.send()
+	r.get(1)
+	r.s.Leave()
+	r.want("goaway 1 NO_ERROR ")
+	r.s.Leave()
+	r.get(3)
+	if len(r.a.Requests) != 1 || seen == 0 {
+		t.Fatalf("%d requests, %d", len(r.a.Requests), seen)
+	}
+	r.a.Last().Stream.SendHead(resp(200, 0), true)
+	if !r.w.Closed {
+		t.Error("open after the last stream")
+	}
+	r = newServerRig(t)
+	r.s.o.OnSeen = func(*Server) {}
+	r.s.Drain()
+	if r.s.Leave(); !r.w.Closed {
+		t.Error("open without a stream")
+	}
+}
+
 func TestPeerReset(t *testing.T) {
 	r := newServerRig(t)
 	r.post(1)

@@ -85,6 +85,10 @@ type ServerOptions struct {
 	OnBadRequest func(s *Server, status int, detail string)
 	// OnIdle, if not nil, is told that the last stream has ended.
 	OnIdle func(s *Server)
+	// OnSeen, if not nil, is told that the client has seen Drain's first GOAWAY,
+	// and has Leave called some time later: a client of several threads may have
+	// chosen the connection for a request before, and write it after. nil: at once.
+	OnSeen func(s *Server)
 	// OnFault, if not nil, is told why the codec ends the connection over the
 	// peer's behaviour.
 	OnFault func(s *Server, detail string)

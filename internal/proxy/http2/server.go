@@ -37,7 +37,7 @@ func (s *Server) Active() int { return s.streams.n }
 
 // Drain tells the client to open no more streams (RFC 9113 6.8: first with
 // the highest stream id, then, when the client has seen that, with the last
-// one taken up) and closes when those in progress have ended.
+// one taken up: see Leave) and closes when those in progress have ended.
 func (s *Server) Drain() {
 	if s.leaving > 0 || s.closed {
 		return
@@ -55,10 +55,26 @@ func (s *Server) goAway(last uint32) {
 
 // drained comes when the client has seen the first GOAWAY.
 func (s *Server) drained() {
-	if s.leaving == 1 {
-		s.leaving = 2
-		s.goAway(s.lastID)
+	switch {
+	case s.leaving != 1:
+	case s.o.OnSeen != nil:
+		s.o.OnSeen(s)
+	default:
+		s.leave()
 	}
+}
+
+// Leave takes up no more streams of a client that has seen Drain's first GOAWAY.
+func (s *Server) Leave() {
+	if s.leaving == 1 && !s.closed {
+		s.leave()
+		s.settle()
+	}
+}
+
+func (s *Server) leave() {
+	s.leaving = 2
+	s.goAway(s.lastID)
 }
 
 // settle closes a drained connection and tells of idleness.
