@@ -41,8 +41,8 @@ e2e: ## what users do on a real Kubernetes cluster, as root; the first time it i
 	$(GO) run ./test/budget -tags e2e -timeout 30m ./test/cluster ./test/e2e ./internal/source/kube ./internal/kube/serve
 
 .PHONY: conformance
-conformance: ## the Gateway API's conformance suite on a cluster of its own, as root; its report is test/conformance/report.yaml
-	$(GO) run ./test/gatewayapi -report test/conformance/report.yaml -version $(VERSION) $(ARGS)
+conformance: ## the Gateway API's conformance suite on a cluster of its own, as root; its reports are in test/conformance/report
+	$(GO) run ./test/gatewayapi -reports test/conformance/report -version $(VERSION) $(ARGS)
 
 .PHONY: cluster
 cluster: ## a two-node Kubernetes cluster to play with until Ctrl-C, as root

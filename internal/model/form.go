@@ -558,7 +558,7 @@ func (f *form) writeOrigin(o Origin) {
 	f.noted = true
 	p := f.parent
 	short := p != (Origin{}) && o.Field != "." && o.Field != "from"
-	if short && o.Kind == p.Kind && o.Namespace == p.Namespace && o.Name == p.Name && o.File == p.File && o.Created.Equal(p.Created) {
+	if short && o.Group == p.Group && o.Kind == p.Kind && o.Namespace == p.Namespace && o.Name == p.Name && o.File == p.File && o.Created.Equal(p.Created) {
 		field := "."
 		if o.Field != p.Field {
 			field = quote(o.Field, ":")
@@ -579,6 +579,9 @@ func (f *form) writeOrigin(o Origin) {
 	}
 	if o.File != "" || o.Line != 0 {
 		f.comment = append(f.comment, quote(o.File, ":")+":"+strconv.Itoa(o.Line))
+	}
+	if o.Group != "" {
+		f.comment = append(f.comment, "group="+quote(o.Group, ""))
 	}
 	if !o.Created.IsZero() {
 		f.comment = append(f.comment, "created="+o.Created.UTC().Format(time.RFC3339Nano))
@@ -621,6 +624,10 @@ func (f *form) readOrigin(o *Origin) {
 				f.fail("origin: %v", err)
 			}
 			o.Created = at
+			continue
+		}
+		if group, ok := strings.CutPrefix(t, "group="); ok {
+			o.Group = f.text(group)
 			continue
 		}
 		if file, num, ok := cut(t, ':'); ok {

@@ -8,6 +8,7 @@ import (
 
 // Origin says which user object, and which place in it, caused a fact.
 type Origin struct {
+	Group     string // of the API, of a kind whose name another API has too; else empty
 	Kind      string // VirtualService, Service, ...
 	Namespace string // empty for cluster-scoped objects
 	Name      string

@@ -7,6 +7,7 @@ package source
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -35,9 +36,14 @@ type Lines interface {
 	Line(path string) int
 }
 
+const gatewayAPI = "gateway.networking.k8s.io"
+
 // Origin of the object, or of one of its fields when path is not empty.
 func (o *Object) Origin(path string) model.Origin {
 	or := model.Origin{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Field: path, File: o.File, Line: o.Line, Created: o.Created}
+	if o.Kind == "Gateway" && strings.HasPrefix(o.APIVersion, gatewayAPI+"/") { // Istio has one too
+		or.Group = gatewayAPI
+	}
 	if path != "" && o.Lines != nil {
 		or.Line = o.Lines.Line(path)
 	}

@@ -1,11 +1,13 @@
 //go:build linux
 
 // Command gatewayapi runs the Gateway API's conformance suite against Tulle on a
-// cluster of its own, and writes the suite's report.
+// cluster of its own, and writes the suite's reports: one of its profiles of
+// gateways, one of those of the mesh.
 //
-// In: flags; root, and what package cluster needs. Out: the suite's verdicts on
-// stdout, the report in a file. What does not belong here: the suite
-// (test/conformance, a module of its own), the cluster (test/cluster).
+// In: flags, and after them flags of the suite; root, and what package cluster
+// needs. Out: the suite's verdicts on stdout, the reports in files. What does not
+// belong here: the suite (test/conformance, a module of its own), the cluster
+// (test/cluster).
 package main
 
 import (
@@ -24,50 +26,55 @@ import (
 	"github.com/tulle-mesh/tulle/test/cluster"
 )
 
-// echoes are the images that the suite's manifests name. All are its one echo
-// program.
-var echoes = []string{
-	"registry.k8s.io/gateway-api/echo-basic:v1.5.1", "registry.k8s.io/gateway-api/echo-basic:v1.6.0-dev.2",
-	"registry.k8s.io/gateway-api/echo-basic:v1.6.0-dev.3", "registry.k8s.io/gateway-api/echo-advanced:v1.5.1",
+// Images that the suite's manifests name.
+var (
+	echoes       = []string{"registry.k8s.io/gateway-api/echo-basic:v1.5.1", "registry.k8s.io/gateway-api/echo-basic:v1.6.0-dev.2", "registry.k8s.io/gateway-api/echo-basic:v1.6.0-dev.3"}
+	dnsServer    = "registry.k8s.io/coredns/coredns:v1.12.2"          // behind UDPRoutes
+	echoAdvanced = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1" // in the mesh
+)
+
+// run is one run of the suite.
+type run struct {
+	name, profiles string
+	flags          []string
 }
 
+var runs = []run{
+	// What is extended the status of the GatewayClass says.
+	{"gateway", "GATEWAY-HTTP,GATEWAY-GRPC,GATEWAY-TLS", nil},
+	// A mesh has no object that would say it.
+	{"mesh", "MESH-HTTP,MESH-GRPC", []string{"--namespace-labels=istio-injection=enabled", "--supported-features=" + meshFeatures}},
+}
+
+const meshFeatures = "Mesh,HTTPRoute,GRPCRoute,HTTPRouteParentRefPort,HTTPRouteResponseHeaderModification,HTTPRouteQueryParamMatching," +
+	"MeshConsumerRoute,MeshHTTPRouteRewritePath,MeshHTTPRouteSchemeRedirect,MeshHTTPRouteRedirectPort,MeshHTTPRouteRedirectPath," +
+	"MeshHTTPRouteBackendRequestHeaderModification,MeshHTTPRouteQueryParamMatching,MeshHTTPRouteNamedRouteRule"
+
 func main() {
-	profiles := flag.String("profiles", "GATEWAY-HTTP,GATEWAY-GRPC,GATEWAY-TLS", "profiles of the suite")
-	report := flag.String("report", "", "file of the report; empty: none")
-	only := flag.String("run", "", "one test of the suite")
-	version := flag.String("version", "dev", "of Tulle, as the report says it")
+	reports := flag.String("reports", "", "directory of the reports, NAME.yaml; empty: none")
+	only := flag.String("only", "", "one run: gateway or mesh")
+	version := flag.String("version", "dev", "of Tulle, as the reports say it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	args := []string{"--gateway-class=tulle", "--conformance-profiles=" + *profiles, "--organization=tulle-mesh", "--project=tulle",
-		"--url=https://github.com/tulle-mesh/tulle", "--version=" + *version, "--contact=https://github.com/tulle-mesh/tulle/issues"}
-	if *only != "" {
-		args = append(args, "--run-test="+*only)
-	}
-	if *report != "" {
-		abs, err := filepath.Abs(*report)
-		if err != nil {
-			fail(err)
-		}
-		args = append(args, "--report-output="+abs)
-	}
-	if err := run(ctx, args); err != nil {
-		fail(err)
+	if err := all(ctx, *only, *reports, *version); err != nil {
+		fmt.Fprintln(os.Stderr, "gatewayapi:", err)
+		os.Exit(1)
 	}
 }
 
-func fail(err error) {
-	fmt.Fprintln(os.Stderr, "gatewayapi:", err)
-	os.Exit(1)
-}
-
-// run the suite with its flags.
-func run(ctx context.Context, args []string) error {
+// all runs on one cluster.
+func all(ctx context.Context, only, reports, version string) error {
 	dir, err := os.MkdirTemp("", "tulle-conformance-*")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	if reports != "" { // the suite runs elsewhere
+		if reports, err = filepath.Abs(reports); err != nil {
+			return err
+		}
+	}
 	suite, images, err := build(ctx, dir)
 	if err != nil {
 		return err
@@ -76,15 +83,33 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(conform(ctx, c, filepath.Join(dir, "tulle"), suite, args), c.Down())
+	if err := install(ctx, c, filepath.Join(dir, "tulle")); err != nil {
+		return errors.Join(err, c.Down())
+	}
+	life, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go balance(life, c)
+	for _, r := range runs {
+		if only != "" && r.name != only {
+			continue
+		}
+		args := append([]string{suite, "-test.v", "-test.timeout=2h", "--conformance-profiles=" + r.profiles, "--gateway-class=tulle", "--organization=tulle-mesh", "--project=tulle",
+			"--url=https://github.com/tulle-mesh/tulle", "--version=" + version, "--contact=https://github.com/tulle-mesh/tulle/issues"}, r.flags...)
+		if reports != "" {
+			args = append(args, "--report-output="+filepath.Join(reports, r.name+".yaml"))
+		}
+		err = errors.Join(err, conform(ctx, c, append(args, flag.Args()...)))
+	}
+	return errors.Join(err, c.Down())
 }
 
 // build everything that runs, and list the cluster's images.
 func build(ctx context.Context, dir string) (suite string, images []cluster.Image, err error) {
-	suite, echo := filepath.Join(dir, "suite"), filepath.Join(dir, "echo")
+	suite, basic, advanced := filepath.Join(dir, "suite"), filepath.Join(dir, "basic"), filepath.Join(dir, "advanced")
 	for _, args := range [][]string{
 		{"test", "-c", "-o", suite, "."},
-		{"build", "-ldflags=-s -w", "-o", echo, "sigs.k8s.io/gateway-api/conformance/echo-basic"},
+		{"build", "-ldflags=-s -w", "-o", basic, "sigs.k8s.io/gateway-api/conformance/echo-basic"},
+		{"build", "-ldflags=-s -w", "-o", advanced, "./echo"},
 	} {
 		cmd := exec.CommandContext(ctx, "go", args...)
 		cmd.Dir = filepath.Join("test", "conformance")
@@ -92,6 +117,10 @@ func build(ctx context.Context, dir string) (suite string, images []cluster.Imag
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", nil, fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
 		}
+	}
+	components, err := cluster.Components(ctx, os.Stderr)
+	if err != nil {
+		return "", nil, err
 	}
 	const bin = "/usr/local/bin/"
 	for image, name := range map[string]string{"tulle.test/tulle:1": "tulle", "tulle.test/proxy:1": "tulle-proxy"} {
@@ -101,30 +130,34 @@ func build(ctx context.Context, dir string) (suite string, images []cluster.Imag
 		}
 		images = append(images, cluster.Image{Name: image, Files: map[string]string{bin + name: file}, Entrypoint: []string{bin + name}, User: "1337"})
 	}
+	images = append(images, cluster.Image{Name: dnsServer, Files: map[string]string{"/coredns": filepath.Join(components, "coredns")}, Entrypoint: []string{"/coredns"}},
+		cluster.Image{Name: echoAdvanced, Files: map[string]string{bin + "echo": advanced}, Links: map[string]string{bin + "client": "echo"}, Entrypoint: []string{bin + "echo"}})
 	for _, name := range echoes {
-		images = append(images, cluster.Image{Name: name, Files: map[string]string{"/echo": echo}, Entrypoint: []string{"/echo"}, User: "nobody"})
+		images = append(images, cluster.Image{Name: name, Files: map[string]string{"/echo": basic}, Entrypoint: []string{"/echo"}, User: "nobody"})
 	}
 	return suite, images, nil
 }
 
-// conform installs Tulle and runs the suite from inside the cluster's network.
-func conform(ctx context.Context, c *cluster.Cluster, tulle, suite string, args []string) error {
+// install Tulle, as a user does who has the Gateway API already.
+func install(ctx context.Context, c *cluster.Cluster, tulle string) error {
 	if err := c.InstallGatewayAPI(ctx); err != nil {
 		return err
 	}
-	install := exec.CommandContext(ctx, tulle, "install", "-y", "--kubeconfig", c.Kubeconfig, "--set", "profile=minimal", "--set", "hub=tulle.test", "--set", "tag=1")
-	install.Stdout, install.Stderr = os.Stderr, os.Stderr
-	if err := install.Run(); err != nil {
+	cmd := exec.CommandContext(ctx, tulle, "install", "-y", "--kubeconfig", c.Kubeconfig, "--set", "profile=minimal", "--set", "hub=tulle.test", "--set", "tag=1")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("tulle install: %w", err)
 	}
+	return nil
+}
+
+// conform runs the suite from inside the cluster's network.
+func conform(ctx context.Context, c *cluster.Cluster, args []string) error {
 	config, err := c.InsideKubeconfig()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go balance(ctx, c)
-	cmd, err := c.In(ctx, 0, append([]string{suite, "-test.v", "-test.timeout=2h"}, args...)...)
+	cmd, err := c.In(ctx, 0, args...)
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func (w *world) backend(r *route, b v1.BackendObjectReference) (out model.Backen
 	}
 	s := w.services[ref]
 	switch {
-	case !w.granted(group, r.Object.Kind, r.Object.Namespace, "", "Service", ref):
+	case !r.inMesh() && !w.granted(group, r.Object.Kind, r.Object.Namespace, "", "Service", ref):
 		p.set("RefNotPermitted", "no ReferenceGrant of namespace %s lets %s of namespace %s use Service %s", ref.Namespace, r.Object.Kind, r.Object.Namespace, ref.Name)
 	case s == nil:
 		p.set("BackendNotFound", "Service %s/%s is not there", ref.Namespace, ref.Name)

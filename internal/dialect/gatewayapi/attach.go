@@ -23,6 +23,17 @@ type route struct {
 	used    []model.Ref // Services of its backends
 }
 
+// inMesh reports whether only clients in the mesh follow a route. They could
+// reach every backend without it, so that nobody has to grant it theirs.
+func (r *route) inMesh() bool {
+	for _, p := range r.parents {
+		if string(or(p.Group, group)) != "" || or(p.Kind, "Gateway") != "Service" {
+			return false
+		}
+	}
+	return len(r.parents) > 0
+}
+
 // l4Rule of a TLSRoute or TCPRoute.
 type l4Rule struct {
 	path     string

@@ -5,7 +5,7 @@ import "slices"
 // features of the Gateway API that a GatewayClass of ours says it has, by the
 // API's own names.
 var features = []string{
-	"Gateway", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "ReferenceGrant", "BackendTLSPolicy", "ListenerSet", "Mesh",
+	"Gateway", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "ReferenceGrant", "BackendTLSPolicy", "ListenerSet",
 	"BackendTLSPolicySANValidation",
 	"GatewayPort8080", "GatewayHTTPListenerIsolation", "GatewayInfrastructure",
 	"HTTPRouteBackendProtocolH2C", "HTTPRouteBackendProtocolWebSocket", "HTTPRouteBackendRequestHeaderModification", "HTTPRouteBackendTimeout",

@@ -174,4 +174,10 @@ func TestIstio(t *testing.T) {
 	if !strings.Contains(got, `"reason":"Invalid","status":"False","type":"Accepted"`) || !strings.Contains(got, "spec.http[0].route[0].destination.host") {
 		t.Errorf("a bad one: %s", got)
 	}
+	list = istio(reading(t,
+		`{"apiVersion":"networking.istio.io/v1","kind":"Gateway","metadata":{"name":"edge","namespace":"shop"},"spec":{"selector":{"istio":"ingressgateway"},"servers":[{"port":{"number":80,"name":"http","protocol":"HTTP"},"hosts":["*"]}]}}`,
+		`{"apiVersion":"gateway.networking.k8s.io/v1","kind":"Gateway","metadata":{"name":"edge","namespace":"shop"},"spec":{"gatewayClassName":"tulle","listeners":[{"name":"u","port":53,"protocol":"UDP"}]}}`))
+	if got := written(t, list, "Gateway", "edge", ""); len(list) != 1 || !strings.Contains(got, `"message":"","observedGeneration":0,"reason":"Accepted","status":"True"`) {
+		t.Errorf("one whose namesake of the Gateway API is bad: %s", got)
+	}
 }

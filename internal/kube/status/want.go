@@ -197,7 +197,9 @@ func istio(r *control.Reading) []want {
 	of := map[named][]model.Notice{}
 	for _, n := range r.Notices() {
 		k := named{n.Origin.Kind, n.Origin.Namespace, n.Origin.Name}
-		of[k] = append(of[k], n)
+		if n.Origin.Group == "" { // not of the Gateway API's Gateway of the name
+			of[k] = append(of[k], n)
+		}
 	}
 	var out []want
 	for _, o := range r.Objects {
