@@ -255,6 +255,13 @@ func (p *Plane) serve(s *grpc.Server, l net.Listener) error {
 	return nil
 }
 
+// A client of whom nothing is heard that long is pinged, and given up when it does
+// not answer: one whose packets vanish holds its place for 20 s.
+const (
+	quiet      = 12 * time.Second
+	pongWithin = 8 * time.Second
+)
+
 func (p *Plane) server(c credentials.TransportCredentials) *grpc.Server {
 	s := grpc.NewServer(
 		grpc.Creds(c),
@@ -264,8 +271,8 @@ func (p *Plane) server(c credentials.TransportCredentials) *grpc.Server {
 		grpc.MaxHeaderListSize(16<<10),
 		grpc.SharedWriteBuffer(true), // most streams are idle most of the time
 		grpc.ConnectionTimeout(10*time.Second),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: quiet, Timeout: pongWithin}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
 	p.xds.Register(s)
 	ca.NewService(p.ca, p.callers.authenticate).Register(s)

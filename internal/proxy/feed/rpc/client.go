@@ -15,9 +15,10 @@ import (
 var ErrClosed = errors.New("client closed")
 
 // Times between a peer's last byte and a ping: at first, and at most when
-// peers say that it is too often (gRPC's ENHANCE_YOUR_CALM).
+// peers say that it is too often (gRPC's ENHANCE_YOUR_CALM). With pongWithin a
+// peer whose packets vanish is given up after 20 s.
 const (
-	firstQuiet = time.Minute
+	firstQuiet = 12 * time.Second
 	lastQuiet  = 10 * time.Minute
 )
 

@@ -22,7 +22,7 @@ const (
 	keptOutput = 64 << 10 // of an output buffer that is kept
 
 	greetWithin = 5 * time.Second  // the peer's SETTINGS
-	pongWithin  = 20 * time.Second // the answer to a ping
+	pongWithin  = 8 * time.Second  // the answer to a ping
 	writeWithin = 20 * time.Second // one write
 	closeWithin = time.Second      // what is still to be sent at the end
 )

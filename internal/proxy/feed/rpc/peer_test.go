@@ -210,7 +210,7 @@ func TestSilence(t *testing.T) {
 			}
 		}()
 		<-over
-		if _, err := (<-opened).Recv(); err == nil || !strings.Contains(err.Error(), "no answer to a ping within 20s") {
+		if _, err := (<-opened).Recv(); err == nil || !strings.Contains(err.Error(), "no answer to a ping within 8s") {
 			t.Errorf("stream: %v", err)
 		}
 		if want := []time.Duration{firstQuiet, 2 * firstQuiet, 3 * firstQuiet}; !slices.Equal(pings, want) {
@@ -218,6 +218,9 @@ func TestSilence(t *testing.T) {
 		}
 		if got := time.Since(start); got != pings[len(pings)-1]+pongWithin {
 			t.Errorf("given up after %v, pings at %v", got, pings)
+		}
+		if silence := firstQuiet + pongWithin; silence > 20*time.Second {
+			t.Errorf("silence is noticed after %v", silence)
 		}
 	})
 }
