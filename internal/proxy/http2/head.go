@@ -120,8 +120,9 @@ const (
 // malformed, to keep that state.
 func (c *conn) decode(l *fieldList, block []byte) error {
 	c.dec.Start(block, &c.set.scratch)
+	var f hpack.Field
 	for {
-		f, ok, err := c.dec.Next()
+		ok, err := c.dec.Next(&f)
 		if err != nil {
 			return err
 		}
@@ -136,7 +137,15 @@ func (c *conn) decode(l *fieldList, block []byte) error {
 			l.bad = tooLarge
 			continue
 		}
-		l.bad = l.add(&f)
+		if f.Checked { // looked at when it came first
+			l.regular = true
+			l.h.AddKept(f.Name, f.Value)
+			continue
+		}
+		ordinary := false
+		if ordinary, l.bad = l.add(&f); ordinary {
+			c.dec.Check()
+		}
 	}
 	if l.bad == nil && l.cookies > 1 {
 		l.joinCookies()
@@ -144,55 +153,77 @@ func (c *conn) decode(l *fieldList, block []byte) error {
 	return nil
 }
 
-func (l *fieldList) add(f *hpack.Field) *verdict {
+// fate is what becomes of a field.
+type fate uint8
+
+const (
+	kept    fate = iota // as any list would
+	noted               // kept, and to be looked at each time
+	dropped             // it is noted elsewhere, or means nothing
+)
+
+// add takes a field up. ordinary: there is nothing to look at when the same
+// field comes again.
+func (l *fieldList) add(f *hpack.Field) (ordinary bool, bad *verdict) {
 	if len(f.Name) == 0 {
-		return badName
+		return false, badName
 	}
 	if f.Name[0] == ':' {
-		return l.addPseudo(f)
+		return false, l.addPseudo(f)
 	}
 	l.regular = true
 	if !stream.NameOK(f.Name) {
-		return badName
+		return false, badName
 	}
 	if !valueOK(f.Value) {
-		return badValue
+		return false, badValue
 	}
+	what, bad := l.note(f)
+	if bad == nil && what != dropped {
+		l.h.AddKept(f.Name, f.Value)
+	}
+	return what == kept, bad
+}
+
+// note sees to the fields that are more than a name and a value.
+func (l *fieldList) note(f *hpack.Field) (fate, *verdict) {
 	switch string(f.Name) {
 	case "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade":
-		return badHop
+		return dropped, badHop
 	case "te":
 		if string(f.Value) != "trailers" {
-			return badTE
+			return dropped, badTE
 		}
 	case "content-length":
 		if l.trailers {
-			return nil
+			return dropped, nil
 		}
 		n, ok := decimal(f.Value)
 		if !ok || l.h.Length >= 0 && l.h.Length != n {
-			return badLength
+			return dropped, badLength
 		}
 		if l.h.Length >= 0 {
-			return nil
+			return dropped, nil
 		}
 		l.h.Length = n
+		return noted, nil
 	case "cookie":
 		l.cookies++
+		return noted, nil
 	case "host":
 		if l.trailers {
-			return nil
+			return dropped, nil
 		}
-		if !l.response {
-			if l.hasHost || !stream.HostOK(f.Value) {
-				return badAuthority
-			}
-			l.host, l.hasHost = l.h.Keep(f.Value), true
-			return nil
+		if l.response {
+			return noted, nil
 		}
+		if l.hasHost || !stream.HostOK(f.Value) {
+			return dropped, badAuthority
+		}
+		l.host, l.hasHost = l.h.Keep(f.Value), true
+		return dropped, nil
 	}
-	l.h.Fields = append(l.h.Fields, stream.Field{Name: l.h.Keep(f.Name), Value: l.h.Keep(f.Value)})
-	return nil
+	return kept, nil
 }
 
 func (l *fieldList) addPseudo(f *hpack.Field) *verdict {

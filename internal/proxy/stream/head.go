@@ -125,6 +125,15 @@ func (h *Head) Count(name string) int {
 	return n
 }
 
+// AddKept appends a field, copied into the head's storage. Its name must be
+// lower-case.
+func (h *Head) AddKept(name, value []byte) {
+	n := len(h.store)
+	h.store = append(append(h.store, name...), value...)
+	k, end := n+len(name), len(h.store)
+	h.Fields = append(h.Fields, Field{h.store[n:k:k], h.store[k:end:end]})
+}
+
 // Add appends a field; name must be lower-case. Both are copied.
 func (h *Head) Add(name string, value []byte) {
 	h.Fields = append(h.Fields, Field{h.KeepString(name), h.Keep(value)})

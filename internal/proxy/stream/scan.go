@@ -104,10 +104,13 @@ func HostOK(b []byte) bool {
 
 // NameOK reports whether b is a field name in lower case (RFC 9113 8.2.1).
 func NameOK(b []byte) bool {
-	if n := len(b); n >= 8 && n <= 16 && named(word(b, 0)) && named(word(b, n-8)) {
+	i := 0
+	for ; i+8 <= len(b) && named(word(b, i)); i += 8 {
+	}
+	if i > 0 && named(word(b, len(b)-8)) && i+8 > len(b) {
 		return true
 	}
-	for _, c := range b {
+	for _, c := range b[i:] {
 		if !nameBytes[c] {
 			return false
 		}

@@ -15,6 +15,7 @@ var (
 type Field struct {
 	Name, Value []byte
 	Sensitive   bool // never-indexed literal (RFC 7541 7.1.3)
+	Checked     bool // an entry of the table, of which Check was said
 }
 
 // Decoder reads the field blocks of one direction of a connection. The zero
@@ -24,7 +25,8 @@ type Decoder struct {
 	used    bool
 	block   []byte
 	scratch *[]byte
-	first   bool // no field of this block was read yet
+	first   bool   // no field of this block was read yet
+	last    *entry // of the field that Next returned; nil: none
 }
 
 // Start begins a whole block. scratch lends storage for decoded strings; it
@@ -36,31 +38,42 @@ func (d *Decoder) Start(block []byte, scratch *[]byte) {
 	d.block, d.scratch, d.first = block, scratch, true
 }
 
-// Next returns the next field; ok is false at the end of the block. The
+// Check remembers that there is nothing to object to the field which Next has
+// just returned, nor anything to be done about it: it is Checked when its entry
+// of the table comes again.
+func (d *Decoder) Check() {
+	if d.last != nil {
+		d.last.checked = true
+	}
+}
+
+// Next fills in f with the next field; ok is false at the end of the block. The
 // field's bytes are valid until the next call. After an error the decoder is
 // of no more use.
-func (d *Decoder) Next() (f Field, ok bool, err error) {
+func (d *Decoder) Next(f *Field) (ok bool, err error) {
 	for len(d.block) > 0 {
 		c := d.block[0]
+		d.last = nil
+		f.Sensitive, f.Checked = false, false
 		switch {
 		case c&0x80 != 0:
-			f, err = d.indexed()
+			err = d.indexed(f)
 		case c&0xc0 == 0x40:
-			f, err = d.literal(6, true)
+			err = d.literal(f, 6, true)
 		case c&0xe0 == 0x20:
 			if err = d.resize(); err != nil {
-				return Field{}, false, err
+				return false, err
 			}
 			continue
 		default:
-			f, err = d.literal(4, false)
+			err = d.literal(f, 4, false)
 			f.Sensitive = c&0x10 != 0
 		}
 		d.first = false
-		return f, err == nil, err
+		return err == nil, err
 	}
 	d.block, d.scratch = nil, nil
-	return Field{}, false, nil
+	return false, nil
 }
 
 // integer reads an integer with an n-bit prefix (RFC 7541 5.1), below 2^28.
@@ -91,53 +104,62 @@ func (d *Decoder) resize() error {
 	return nil
 }
 
-func (d *Decoder) indexed() (Field, error) {
+func (d *Decoder) indexed(f *Field) error {
 	i, ok := d.integer(7)
 	if !ok {
-		return Field{}, errInteger
+		return errInteger
 	}
-	return d.entry(i)
+	if err := d.entry(f, i); err != nil {
+		return err
+	}
+	f.Checked = d.last != nil && d.last.checked
+	return nil
 }
 
-func (d *Decoder) entry(i int) (Field, error) {
+// entry fills in name and value of a table index.
+func (d *Decoder) entry(f *Field, i int) error {
 	if i > 0 && i < len(staticFields) {
-		return staticFields[i], nil
+		f.Name, f.Value = staticFields[i].Name, staticFields[i].Value
+		return nil
 	}
 	i -= len(staticFields)
 	if i < 0 || i >= d.t.len() {
-		return Field{}, errIndex
+		return errIndex
 	}
-	name, value := d.t.at(d.t.inserted - 1 - uint32(i))
-	return Field{Name: name, Value: value}, nil
+	ordinal := d.t.inserted - 1 - uint32(i)
+	f.Name, f.Value = d.t.at(ordinal)
+	d.last = d.t.entry(ordinal)
+	return nil
 }
 
 // literal reads a literal with an n-bit name index.
-func (d *Decoder) literal(n uint, add bool) (f Field, err error) {
+func (d *Decoder) literal(f *Field, n uint, add bool) (err error) {
 	i, ok := d.integer(n)
 	if !ok {
-		return f, errInteger
+		return errInteger
 	}
 	s := (*d.scratch)[:0]
 	if i > 0 {
-		if f, err = d.entry(i); err != nil {
-			return f, err
+		if err = d.entry(f, i); err != nil {
+			return err
 		}
+		d.last = nil
 		if i >= len(staticFields) { // its entry may be evicted by this very field
 			s = append(s, f.Name...)
 			f.Name = s[:len(s):len(s)]
 		}
 	} else if f.Name, s, err = d.string(s); err != nil {
-		return f, err
+		return err
 	}
 	d.keep(s)
 	if f.Value, s, err = d.string(s[len(s):]); err != nil {
-		return f, err
+		return err
 	}
 	d.keep(s)
 	if add {
-		d.t.add(f.Name, f.Value)
+		d.last = d.t.add(f.Name, f.Value)
 	}
-	return f, nil
+	return nil
 }
 
 // keep leaves grown scratch for the fields to come.

@@ -15,7 +15,8 @@ func decodeAll(t testing.TB, d *Decoder, block []byte) []string {
 	out := []string{}
 	d.Start(block, &scratch)
 	for {
-		f, ok, err := d.Next()
+		var f Field
+		ok, err := d.Next(&f)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,6 +69,30 @@ func TestHuffmanAgainstXNet(t *testing.T) {
 			t.Errorf("%x: ours %v, x/net %v", bad, ok, err)
 		}
 	}
+	// Texts of common and of rare bytes, whole, cut and damaged.
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 20000 {
+		text := make([]byte, r.IntN(40))
+		for i := range text {
+			if text[i] = byte(' ' + r.IntN(95)); r.IntN(8) == 0 {
+				text[i] = byte(r.IntN(256))
+			}
+		}
+		b := xhpack.AppendHuffmanString(nil, string(text))
+		switch n := len(b); {
+		case n > 0 && r.IntN(3) == 0:
+			b = b[:r.IntN(n)]
+		case n > 0 && r.IntN(3) == 0:
+			b[r.IntN(n)] ^= 1 << r.IntN(8)
+		case r.IntN(20) == 0:
+			b = append(b, 0xff)
+		}
+		want, err := xhpack.HuffmanDecodeToString(b)
+		got, ok := appendHuffman([]byte("x"), b)
+		if ok != (err == nil) || ok && string(got) != "x"+want {
+			t.Fatalf("%x: ours %q %v, x/net %q %v", b, got, ok, want, err)
+		}
+	}
 }
 
 func TestDecodeErrors(t *testing.T) {
@@ -89,7 +114,7 @@ func TestDecodeErrors(t *testing.T) {
 		d.Start([]byte(b), &scratch)
 		var err error
 		for ok := true; ok && err == nil; {
-			_, ok, err = d.Next()
+			ok, err = d.Next(new(Field))
 		}
 		if err == nil {
 			t.Errorf("%s: accepted", name)
@@ -109,7 +134,8 @@ func TestSensitive(t *testing.T) {
 	}
 	d.Start(o, &scratch)
 	for {
-		f, ok, err := d.Next()
+		var f Field
+		ok, err := d.Next(&f)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -210,7 +236,8 @@ func FuzzDecode(f *testing.F) {
 		var scratch []byte
 		d.Start(block, &scratch)
 		for {
-			f, ok, err2 := d.Next()
+			var f Field
+			ok, err2 := d.Next(&f)
 			if err2 != nil {
 				// x/net overlooks misplaced size updates of an empty table.
 				if err == nil && err2 != errResize {
@@ -258,11 +285,12 @@ func BenchmarkEncode(b *testing.B) {
 func benchDecode(b *testing.B, block func() []byte) {
 	var d Decoder
 	var scratch []byte
+	var f Field
 	b.ReportAllocs()
 	for b.Loop() {
 		d.Start(block(), &scratch)
 		for {
-			_, ok, err := d.Next()
+			ok, err := d.Next(&f)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -302,4 +330,48 @@ func BenchmarkDecodeAdding(b *testing.B) {
 	}
 	i := 0
 	benchDecode(b, func() []byte { i++; return blocks[i&63] })
+}
+
+// What was checked is known again as that entry alone: neither another value of
+// its name is, nor an entry that took its place.
+func TestChecked(t *testing.T) {
+	var d Decoder
+	var scratch []byte
+	read := func(block []byte, check bool) (out string) {
+		d.Start(block, &scratch)
+		for {
+			var f Field
+			ok, err := d.Next(&f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !ok {
+				return out
+			}
+			out += fmt.Sprintf("%s %v;", f.Value, f.Checked)
+			if check {
+				d.Check()
+			}
+		}
+	}
+	name := []byte("x-name")
+	for i, step := range []struct {
+		block []byte
+		check bool
+		want  string
+	}{
+		{appendLiteral(nil, 0x40, 6, 0, name, []byte("a")), false, "a false;"},
+		{[]byte{0x80 | 62}, true, "a false;"},
+		{[]byte{0x80 | 62, 0x82}, false, "a true;GET false;"},
+		{appendLiteral(nil, 0x40, 6, 62, nil, []byte("b")), false, "b false;"},
+		{[]byte{0x80 | 62, 0x80 | 63}, false, "b false;a true;"},
+		{appendLiteral(nil, 0, 4, 63, nil, []byte("c")), true, "c false;"}, // in no table: nothing to remember
+		{[]byte{0x80 | 62, 0x80 | 63}, false, "b false;a true;"},
+		{append([]byte{0x20, 0x3f, 0xe1, 0x1f}, appendLiteral(nil, 0x40, 6, 0, name, []byte("d"))...), false, "d false;"},
+		{[]byte{0x80 | 62}, false, "d false;"},
+	} {
+		if got := read(step.block, step.check); got != step.want {
+			t.Errorf("step %d: %q, want %q", i, got, step.want)
+		}
+	}
 }

@@ -1,5 +1,10 @@
 package hpack
 
+import (
+	"encoding/binary"
+	"slices"
+)
+
 // codeLengths are the bit lengths of RFC 7541 appendix B by byte value. The
 // code is canonical (codes of one length are in the order of their bytes), so
 // that the lengths say everything. EOS is 30 ones.
@@ -22,92 +27,105 @@ var codeLengths = [256]uint8{
 	26, 27, 26, 26, 27, 27, 27, 27, 27, 28, 27, 27, 27, 27, 27, 26,
 }
 
-// move is what four bits do in a state of the decoder: a state is an inner
-// node of the code tree. At most one byte comes out, since no code is shorter
-// than five bits.
-type move struct {
-	next uint8
-	emit bool
-	bad  bool // no such code, or EOS
-	out  byte
-}
+// quickBits is how far one look goes: two letters or digits most often.
+const quickBits = 12
+
+// found is what one look finds: up to two whole codes, none when the first one
+// is longer.
+type found struct{ out, next, count, bits uint8 }
 
 var (
-	moves   [256][16]move
-	padding [256]bool // states where a string may end: fewer than eight ones since the last byte
+	quick [1 << quickBits]found // by the first bits of what is left
+	// The codes of one length are numbers in a row: the first of them, how many
+	// there are, and where their bytes begin in inOrder.
+	ofLength [31]struct{ first, count, at uint32 }
+	inOrder  [256]uint8
 )
 
 func init() {
-	const leaf, none = 1 << 16, -1
-	nodes := [][2]int{{none, none}}
-	code := uint32(0)
-	for bits := uint8(5); bits <= 30; bits++ {
-		for c := range 256 {
-			if codeLengths[c] != bits {
-				continue
+	code, n := uint32(0), uint32(0)
+	for bits := range ofLength {
+		l := &ofLength[bits]
+		l.first, l.at = code, n
+		for c := range codeLengths {
+			if int(codeLengths[c]) == bits {
+				inOrder[n] = uint8(c)
+				code, n = code+1, n+1
+				l.count++
 			}
-			at := 0
-			for i := int(bits) - 1; i > 0; i-- {
-				b := code >> i & 1
-				if nodes[at][b] == none {
-					nodes = append(nodes, [2]int{none, none})
-					nodes[at][b] = len(nodes) - 1
-				}
-				at = nodes[at][b]
-			}
-			nodes[at][code&1] = leaf | c
-			code++
 		}
 		code <<= 1
 	}
-	if len(nodes) != 256 {
+	if n != 256 || code != 2*(1<<30-1) { // what is left is EOS
 		panic("BUG: huffman code lengths")
 	}
-	for n := range nodes {
-		for v := range 16 {
-			moves[n][v] = walk(nodes, n, v)
+	for i := range quick {
+		q := &quick[i]
+		if q.out, q.bits = oneCode(uint64(i)<<(64-quickBits), quickBits); q.bits > 0 {
+			q.count = 1
+			if c, bits := oneCode(uint64(i)<<(64-quickBits+q.bits), quickBits-q.bits); bits > 0 {
+				q.next, q.count, q.bits = c, 2, q.bits+bits
+			}
 		}
-	}
-	for n, i := 0, 0; i < 8; i++ {
-		padding[n] = true
-		n = nodes[n][1]
 	}
 }
 
-func walk(nodes [][2]int, at, v int) (m move) {
-	for i := 3; i >= 0; i-- {
-		at = nodes[at][v>>i&1]
-		if at < 0 {
-			return move{bad: true}
-		}
-		if at >= 1<<16 {
-			m.emit, m.out = true, byte(at)
-			at = 0
+// oneCode finds the code that acc begins with; bits is 0 when it is longer
+// than most, or EOS.
+func oneCode(acc uint64, most uint8) (c, bits uint8) {
+	for bits := uint8(5); bits <= most; bits++ {
+		l := &ofLength[bits]
+		if i := uint32(acc>>(64-bits)) - l.first; i < l.count {
+			return inOrder[l.at+i], bits
 		}
 	}
-	m.next = uint8(at)
-	return m
+	return 0, 0
 }
 
 // appendHuffman decodes b onto o.
 func appendHuffman(o, b []byte) ([]byte, bool) {
-	at := uint8(0)
-	for _, c := range b {
-		m := &moves[at][c>>4]
-		if m.emit {
-			o = append(o, m.out)
+	o = slices.Grow(o, len(b)*8/5+2) // no code is shorter than five bits; two bytes are written at once
+	at := len(o)
+	o = o[:cap(o)]
+	var acc uint64 // what was read and not decoded, from the highest bit on
+	n := uint8(0)  // how many bits of it
+	for len(b) > 0 {
+		if len(b) >= 8 { // as many whole bytes as there is room for
+			acc |= binary.BigEndian.Uint64(b) >> n
+			k := (63 - n) / 8
+			b, n = b[k:], n+8*k
+		} else {
+			for ; n <= 56 && len(b) > 0; b = b[1:] {
+				acc |= uint64(b[0]) << (56 - n)
+				n += 8
+			}
 		}
-		if m.bad {
-			return o, false
+		for n >= quickBits {
+			q := &quick[acc>>(64-quickBits)]
+			if q.count == 0 {
+				c, bits := oneCode(acc, min(n, 30))
+				if bits == 0 {
+					break
+				}
+				o[at] = c
+				at, acc, n = at+1, acc<<bits, n-bits
+				continue
+			}
+			o[at], o[at+1] = q.out, q.next
+			at, acc, n = at+int(q.count), acc<<(q.bits&63), n-q.bits
 		}
-		m = &moves[m.next][c&15]
-		if m.emit {
-			o = append(o, m.out)
+		if n >= 30 {
+			return o[:at], false // EOS: any other code would have been found
 		}
-		if m.bad {
-			return o, false
-		}
-		at = m.next
 	}
-	return o, padding[at]
+	for n >= 5 {
+		c, bits := oneCode(acc, n)
+		if bits == 0 {
+			break
+		}
+		o[at] = c
+		at, acc, n = at+1, acc<<bits, n-bits
+	}
+	// Padding is fewer than eight ones (RFC 7541 5.2).
+	return o[:at], n < 8 && acc>>(64-n) == 1<<n-1
 }

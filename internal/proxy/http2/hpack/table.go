@@ -37,6 +37,7 @@ var staticFields = func() (t [62]Field) {
 type entry struct {
 	off           uint32
 	nameLen, vLen uint16
+	checked       bool // see Decoder.Checked
 }
 
 // table is the dynamic table (RFC 7541 2.3.2): a ring of entries over one
@@ -54,22 +55,26 @@ type table struct {
 
 func (t *table) len() int { return int(t.inserted - t.oldest) }
 
+// entry is that of an ordinal in [oldest, inserted), until the next add.
+func (t *table) entry(ordinal uint32) *entry { return &t.ring[ordinal&uint32(len(t.ring)-1)] }
+
 // at returns the entry of an ordinal in [oldest, inserted). The slices are
 // valid until the next add.
 func (t *table) at(ordinal uint32) (name, value []byte) {
-	e := t.ring[ordinal&uint32(len(t.ring)-1)]
+	e := t.entry(ordinal)
 	b := t.buf[e.off-t.base:]
 	n, v := int(e.nameLen), int(e.nameLen)+int(e.vLen)
 	return b[:n:n], b[n:v:v]
 }
 
 // add inserts a field and evicts what no longer fits. name and value must not
-// point into the table.
-func (t *table) add(name, value []byte) {
+// point into the table. It returns the entry, until the next add; nil: the field
+// is larger than the table.
+func (t *table) add(name, value []byte) *entry {
 	size := len(name) + len(value) + 32
 	if size > t.max {
 		t.shrink(0)
-		return
+		return nil
 	}
 	t.shrink(t.max - size)
 	if t.len() == len(t.ring) {
@@ -81,9 +86,11 @@ func (t *table) add(name, value []byte) {
 	}
 	off := t.base + uint32(len(t.buf))
 	t.buf = append(append(t.buf, name...), value...)
-	t.ring[t.inserted&uint32(len(t.ring)-1)] = entry{off, uint16(len(name)), uint16(len(value))}
+	e := t.entry(t.inserted)
+	*e = entry{off: off, nameLen: uint16(len(name)), vLen: uint16(len(value))}
 	t.inserted++
 	t.size += size
+	return e
 }
 
 // shrink evicts from the oldest on until size is at most max.
