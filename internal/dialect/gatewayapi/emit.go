@@ -193,7 +193,7 @@ func (l *listener) status() model.StatusPart {
 	}
 	programmed := is("Programmed", "Programmed", "")
 	if !l.serves() {
-		programmed = isNot("Programmed", "Invalid", "%s", cmp.Or(l.accepted.text, l.refs.text))
+		programmed = isNot("Programmed", cmp.Or(l.conflict.reason, "Invalid"), "%s", cmp.Or(l.accepted.text, l.refs.text))
 	}
 	p.Conditions = []model.Condition{l.accepted.condition("Accepted"), conflict, programmed, l.refs.condition("ResolvedRefs")}
 	return p
@@ -233,6 +233,9 @@ func (w *world) gatewayStatus(g *gateway) {
 	if g.params.reason != "" {
 		s.Conditions[0] = g.params.condition("Accepted")
 	}
+	if g.insecureFrontend() {
+		s.Conditions = append(s.Conditions, is("InsecureFrontendValidationMode", "ConfigurationChanged", "clients without a valid certificate are let in"))
+	}
 	for _, l := range own {
 		s.Parts = append(s.Parts, l.status())
 	}
@@ -242,6 +245,10 @@ func (w *world) gatewayStatus(g *gateway) {
 func (w *world) setStatus(x *listenerSet) {
 	s := &model.Status{APIVersion: x.Object.APIVersion, Origin: x.Object.Origin("")}
 	s.Conditions = []model.Condition{listening(x.listeners), programmed(x.listeners)}
+	if p := &s.Conditions[1]; !p.Holds { // one that nobody serves is not accepted either, unlike a Gateway
+		p.Reason = "ListenersNotValid"
+		s.Conditions[0] = isNot("Accepted", p.Reason, "%s", cmp.Or(s.Conditions[0].Text, p.Text))
+	}
 	for _, l := range x.listeners {
 		s.Parts = append(s.Parts, l.status())
 	}

@@ -278,6 +278,17 @@ func (w *world) certificate(l *listener, c v1.SecretObjectReference, ref model.R
 	return p
 }
 
+// insecureFrontend reports whether a Gateway lets clients in whose certificate
+// it cannot validate.
+func (g *gateway) insecureFrontend() bool {
+	if g.spec.TLS == nil || g.spec.TLS.Frontend == nil {
+		return false
+	}
+	insecure := func(v *v1.FrontendTLSValidation) bool { return v != nil && v.Mode == v1.AllowInsecureFallback }
+	f := g.spec.TLS.Frontend
+	return insecure(f.Default.Validation) || slices.ContainsFunc(f.PerPort, func(p v1.TLSPortConfig) bool { return insecure(p.TLS.Validation) })
+}
+
 // frontend adds the check of client certificates that the Gateway asks for.
 func (w *world) frontend(l *listener) {
 	if l.gateway.spec.TLS == nil || l.gateway.spec.TLS.Frontend == nil || l.spec.Protocol != v1.HTTPSProtocolType {

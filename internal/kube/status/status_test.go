@@ -138,12 +138,16 @@ func TestTimes(t *testing.T) {
 	list := wanted(reading(t, theGateway), us)
 	got := written(t, list, "Gateway", "edge", `{"conditions":[
 		{"type":"Example","status":"True"},
+		{"type":"InsecureFrontendValidationMode","status":"True"},
 		{"type":"Accepted","status":"True","lastTransitionTime":"1999-01-01T00:00:00Z","reason":"Old"},
 		{"type":"Programmed","status":"Unknown","lastTransitionTime":"1970-01-01T00:00:00Z"}]}`)
 	for _, want := range []string{`{"status":"True","type":"Example"}`, `"lastTransitionTime":"1999-01-01T00:00:00Z","message":"","observedGeneration":3,"reason":"Accepted"`, `"lastTransitionTime":"2001-09-09T01:46:40Z","message":"no Service`} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%s is not in\n%s", want, got)
 		}
+	}
+	if strings.Contains(got, "InsecureFrontendValidationMode") {
+		t.Errorf("what does not hold any more is still there: %s", got)
 	}
 }
 

@@ -186,6 +186,9 @@ func same(a, b map[string]any) bool {
 	return err1 == nil && err2 == nil && bytes.Equal(x, y)
 }
 
+// fleeting conditions are ours, and are there only while they hold.
+var fleeting = map[any]bool{"InsecureFrontendValidationMode": true}
+
 // dated gives conditions the time since when they stand. others: those of types
 // that are not ours stay, at their places.
 func dated(old, fresh []any, now time.Time, others bool) []any {
@@ -202,7 +205,7 @@ func dated(old, fresh []any, now time.Time, others bool) []any {
 		before, _ := p.(map[string]any)
 		c := mine[before["type"]]
 		switch {
-		case c == nil && others:
+		case c == nil && others && !fleeting[before["type"]]:
 			out = append(out, before)
 		case c != nil:
 			if c["status"] == before["status"] && before["lastTransitionTime"] != nil {
