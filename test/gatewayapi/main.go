@@ -74,6 +74,9 @@ func all(ctx context.Context, only, reports, version string) error {
 		if reports, err = filepath.Abs(reports); err != nil {
 			return err
 		}
+		if err := os.MkdirAll(reports, 0o755); err != nil {
+			return err
+		}
 	}
 	suite, images, err := build(ctx, dir)
 	if err != nil {

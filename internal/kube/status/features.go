@@ -6,7 +6,7 @@ import "slices"
 // API's own names.
 var features = []string{
 	"Gateway", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "ReferenceGrant", "BackendTLSPolicy", "ListenerSet",
-	"BackendTLSPolicySANValidation",
+	"BackendTLSPolicySANValidation", "GRPCRouteNamedRouteRule", "TLSRouteModeMixed", "TLSRouteModeTerminate",
 	"GatewayPort8080", "GatewayHTTPListenerIsolation", "GatewayInfrastructure",
 	"HTTPRouteBackendProtocolH2C", "HTTPRouteBackendProtocolWebSocket", "HTTPRouteBackendRequestHeaderModification", "HTTPRouteBackendTimeout",
 	"HTTPRouteCORS", "HTTPRouteDestinationPortMatching", "HTTPRouteHostRewrite", "HTTPRouteMethodMatching", "HTTPRouteNamedRouteRule",
