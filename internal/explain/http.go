@@ -132,6 +132,10 @@ func (q *request) filters() bool {
 			}
 		case f.Limit != nil:
 			q.limited(f)
+		case f.MaxBody > 0:
+			q.step("body", "bounded", fmt.Sprintf("a body of more than %d bytes gets 413", f.MaxBody))
+		case f.Compress:
+			q.compressed()
 		case f.HasFault:
 			if q.fault(f.Fault) {
 				return false
@@ -157,6 +161,16 @@ func (q *request) limited(f *conf.Filter) {
 	if v := ratelimit.New(f.Limit).Take(f.Limit, &in, 0); v.By != nil {
 		q.step("rate_limit", "counted", fmt.Sprintf("%s lets in %d per %v, %d at once, of such requests; others get %d", f.Name, v.By.Fill, v.By.Interval, v.By.Size, f.Limit.Status))
 	}
+}
+
+// compressed tells which coding the answer may have. Whether it has it depends
+// on its type and length.
+func (q *request) compressed() {
+	var able []string
+	for _, c := range q.http.Compressors {
+		able = append(able, c.Encoding)
+	}
+	q.step("compress", "offered", fmt.Sprintf("answers can be compressed by %s; the client accepts %q", strings.Join(able, ", "), q.r.head.Joined("accept-encoding")))
 }
 
 // override is a filter's policy or what route or virtual host put in its place.

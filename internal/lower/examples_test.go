@@ -193,6 +193,17 @@ func examples() map[string]example {
 			view: withInbound(&model.Inbound{Port: 8080, Protocol: model.HTTP, Policy: model.InboundPolicy{MTLS: model.MTLSPermissive, MTLSOrigin: origin("PeerAuthentication", "default", "")}}),
 			show: []string{"LDS 127.0.0.9_8080", "CDS inbound|8080||"},
 		},
+		"inbound-requests": {
+			why: "RequestPolicies: of bounds the strictest, of compressions the last.",
+			view: withInbound(&model.Inbound{Port: 8080, Protocol: model.HTTP, Policy: model.InboundPolicy{MTLS: model.MTLSDisable, Requests: []*model.RequestPolicy{
+				{Name: "mesh", Namespace: "istio-system", Bounds: model.RequestBounds{HeaderBytes: 70000, Headers: 50, BodyBytes: 5000, IdleTime: time.Minute, StreamTime: time.Hour},
+					Compress: &model.Compression{Algorithms: []string{"gzip"}, MinBytes: 30}},
+				{Name: "own", Namespace: "shop", Bounds: model.RequestBounds{HeaderBytes: 90000, BodyBytes: 4000, HeaderTime: time.Second, RequestTime: 2 * time.Second},
+					Limits:   []model.RateLimit{{Requests: 1, Burst: 1, Per: time.Second}},
+					Compress: &model.Compression{Algorithms: []string{"brotli", "gzip"}, ContentTypes: []string{"text/x"}, MinBytes: 256}},
+			}}}),
+			show: inbound,
+		},
 		"inbound-sniff-strict": {
 			why:  "STRICT on a port without a protocol: nothing in plain text.",
 			view: withInbound(&model.Inbound{Port: 8080, Protocol: model.Sniff, Policy: model.InboundPolicy{MTLS: model.MTLSStrict}}),

@@ -138,9 +138,10 @@ func (l *Lowering) withTLS(s *model.GatewayServer, c *listenerpb.FilterChain) *l
 // gatewayManager serves a route table to the outside: what the client says of
 // itself is not believed.
 func (l *Lowering) gatewayManager(p *model.GatewayPort, table string) *listenerpb.Filter {
-	filters := append(l.httpRBAC(p.Policy.Authz, gatewayScope(p)), l.rateLimits(p.Policy.Requests)...)
+	filters := append(l.httpRBAC(p.Policy.Authz, gatewayScope(p)), l.requestFilters(p.Policy.Requests)...)
 	m := l.manager("outbound_"+p.Name, append(filters, routeFilters()...))
 	byTable(m, table)
+	l.bound(m, p.Policy.Requests)
 	m.UseRemoteAddress = yes()
 	m.ServerName = serverName
 	m.ForwardClientCertDetails = hcmpb.HttpConnectionManager_SANITIZE_SET

@@ -243,7 +243,8 @@ func (l *Lowering) inboundManager(p inboundPlace) *hcmpb.HttpConnectionManager {
 	if p.in != nil {
 		stat = "inbound_0.0.0.0_" + strconv.Itoa(int(p.in.Port))
 	}
-	m := l.manager(stat, append(l.httpRBAC(p.policy.Authz, p.scope), l.rateLimits(p.policy.Requests)...))
+	m := l.manager(stat, append(l.httpRBAC(p.policy.Authz, p.scope), l.requestFilters(p.policy.Requests)...))
+	l.bound(m, p.policy.Requests)
 	m.ForwardClientCertDetails = hcmpb.HttpConnectionManager_APPEND_FORWARD
 	m.SetCurrentClientCertDetails = &hcmpb.HttpConnectionManager_SetCurrentClientCertDetails{Subject: yes(), Dns: true, Uri: true}
 	a := plainAction(p.cluster)

@@ -352,7 +352,46 @@ type RequestPolicy struct {
 	Services  []Ref             // targetRefs: requests that come in for these
 	Gateways  []Ref             // targetRefs: gateways that a Gateway API object made
 	Limits    []RateLimit
+	Bounds    RequestBounds
+	Compress  *Compression // nil: answers stay as they are
 	Origin    Origin
+}
+
+// RequestBounds are how large a request may be and how long it may take; 0:
+// what it is without them.
+type RequestBounds struct {
+	HeaderBytes uint32 // of the whole head, in KiB steps
+	Headers     uint32
+	BodyBytes   uint32
+	HeaderTime  time.Duration // for the head to come
+	RequestTime time.Duration // for the whole request to come
+	IdleTime    time.Duration // without a byte either way
+	StreamTime  time.Duration // from the head to the end of the answer
+}
+
+// Stricter returns what holds where both do.
+func (b RequestBounds) Stricter(o RequestBounds) RequestBounds {
+	return RequestBounds{
+		HeaderBytes: lower(b.HeaderBytes, o.HeaderBytes), Headers: lower(b.Headers, o.Headers), BodyBytes: lower(b.BodyBytes, o.BodyBytes),
+		HeaderTime: lower(b.HeaderTime, o.HeaderTime), RequestTime: lower(b.RequestTime, o.RequestTime),
+		IdleTime: lower(b.IdleTime, o.IdleTime), StreamTime: lower(b.StreamTime, o.StreamTime),
+	}
+}
+
+// lower is the lower of two bounds of which 0 is none.
+func lower[T uint32 | time.Duration](a, b T) T {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// Compression of answers.
+type Compression struct {
+	Algorithms   []string // gzip, brotli; the first is preferred where a client takes both alike
+	ContentTypes []string // empty: Envoy's list
+	MinBytes     uint32   // shorter answers stay as they are
+	Origin       Origin
 }
 
 // RateLimit is what each proxy lets in of the requests that match.

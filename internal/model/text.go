@@ -510,6 +510,20 @@ func textRequests(f *form, x *RequestPolicy) {
 	f.labels("select", &x.Selector)
 	f.refs("services", &x.Services)
 	f.refs("gateways", &x.Gateways)
+	b := &x.Bounds
+	uintAttr(f, "header-bytes", &b.HeaderBytes)
+	uintAttr(f, "headers", &b.Headers)
+	uintAttr(f, "body-bytes", &b.BodyBytes)
+	f.duration("header-time", &b.HeaderTime)
+	f.duration("request-time", &b.RequestTime)
+	f.duration("idle-time", &b.IdleTime)
+	f.duration("stream-time", &b.StreamTime)
+	one(f, "compress", &x.Compress, func(f *form, x *Compression) {
+		f.note(&x.Origin)
+		f.strs("algorithms", &x.Algorithms)
+		f.strs("types", &x.ContentTypes)
+		uintAttr(f, "min-bytes", &x.MinBytes)
+	})
 	each(f, "limit", &x.Limits, func(f *form, x *RateLimit) {
 		f.note(&x.Origin)
 		uintAttr(f, "requests", &x.Requests)

@@ -195,7 +195,7 @@ func newProxy(boot *Bootstrap, log *slog.Logger, at *Place) (*Proxy, error) {
 	for _, l := range p.group.Loops() {
 		k := &worker{p: p, loop: l, pool: pool.New(l, pool.Options{TLS: p.tls, NoBridge: boot.NoBridge, Dial: at.Dial})}
 		k.http = exchange.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Snapshot: p.snapshot.Load, Reporter: k,
-			Memory: p.memory, Desk: p.board.Desk(l.ID()), Limits: &p.limits, Node: exchange.Node{Local: local, Tell: tell(&local)}}
+			Memory: p.memory, Desk: p.board.Desk(l.ID()), Limits: &p.limits, Gate: p.group.Gate(), Node: exchange.Node{Local: local, Tell: tell(&local)}}
 		k.tcp = tcp.Env{Loop: l, Pool: k.pool, Clusters: p.clusters, Reporter: k, Local: local, Desk: p.board.Desk(l.ID())}
 		p.workers = append(p.workers, k)
 	}

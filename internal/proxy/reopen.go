@@ -35,7 +35,10 @@ func (p *Proxy) listen(s *conf.Snapshot, told string) bool {
 		p.waiting.Store(more)
 	case !p.leaving.Load() && (len(errs) == 0 || len(errs) < len(s.Listeners)):
 		if !p.ready.Swap(true) {
-			p.first.Do(func() { close(p.served) })
+			p.first.Do(func() {
+				close(p.served)
+				go func() { _ = p.group.Gate().Insist(context.Background(), dropImage) }()
+			})
 		}
 	default:
 		p.ready.Store(false)

@@ -478,16 +478,22 @@ func (s *stage) ejection(role string) string {
 	if err != nil {
 		return err.Error()
 	}
-	all, err := s.many(role, 10, func(r *request, _ int) { r.target = "/watched" })
-	if err != nil {
-		return err.Error()
-	}
 	left := map[string]bool{}
-	for _, a := range all {
-		if a.Echo == nil {
-			return fmt.Sprint("status ", a.Status)
+	for range 100 { // Envoy ejects on its main thread, which may be late
+		all, err := s.many(role, 10, func(r *request, _ int) { r.target = "/watched" })
+		if err != nil {
+			return err.Error()
 		}
-		left[a.Echo.Backend] = true
+		clear(left)
+		for _, a := range all {
+			if a.Echo == nil {
+				return fmt.Sprint("status ", a.Status)
+			}
+			left[a.Echo.Backend] = true
+		}
+		if len(left) == 1 {
+			break
+		}
 	}
 	return fmt.Sprintf("then %d backend is left", len(left))
 }

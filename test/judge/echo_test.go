@@ -34,6 +34,7 @@ type seen struct {
 //	x-echo-held: 1          wait until the test lets one go
 //	x-echo-set: a=b         set a response header
 //	x-echo-size: 100000     a body of that many bytes instead of the report
+//	x-echo-chunked: 1       its length is not told before
 type echo struct {
 	name string
 	addr netip.AddrPort
@@ -106,8 +107,14 @@ func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Add(k, v)
 	}
 	if n, err := strconv.Atoi(r.Header.Get("x-echo-size")); err == nil {
-		w.Header().Set("content-length", strconv.Itoa(n))
+		chunked := r.Header.Get("x-echo-chunked") != ""
+		if !chunked {
+			w.Header().Set("content-length", strconv.Itoa(n))
+		}
 		w.WriteHeader(status)
+		if chunked {
+			w.(http.Flusher).Flush()
+		}
 		io.Copy(w, io.LimitReader(zeros{}, int64(n)))
 		return
 	}

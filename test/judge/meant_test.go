@@ -46,6 +46,24 @@ var onPurpose = []meant{
 		},
 	},
 	{
+		why: "an answer without a body is the same for every Accept-Encoding (RFC 9110 12.5.5)",
+		holds: func(r *request, field, envoy, tulle string) bool {
+			return field == "got vary" && envoy == "Accept-Encoding" && tulle == "" && (r.backend == "-" || r.method == "OPTIONS")
+		},
+	},
+	{
+		why: "Vary names fields, whose case does not count (RFC 9110 5.1)",
+		holds: func(r *request, field, envoy, tulle string) bool {
+			return field == "got vary" && envoy == "accept-encoding, Accept-Encoding" && tulle == "accept-encoding"
+		},
+	},
+	{
+		why: "how much of a body that is cut had got through is chance",
+		holds: func(r *request, field, _, _ string) bool {
+			return r.status == 413 && strings.HasSuffix(field, " received")
+		},
+	},
+	{
 		why: "exposed headers mean nothing in the answer to a preflight (Fetch 3.2.2)",
 		holds: func(r *request, field, _, tulle string) bool {
 			return r.method == "OPTIONS" && field == "got access-control-expose-headers" && tulle == ""

@@ -3,6 +3,7 @@ package judge
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/andybalholm/brotli"
 )
 
 // request is one line of testdata/requests.txt.
@@ -86,6 +89,14 @@ func parseRequest(line string) (request, error) {
 				return r, err
 			}
 			r.body = strings.Repeat("x", n)
+		case w[0] == "--chunked-size": // in pieces
+			n, err := strconv.Atoi(w[1])
+			if err != nil {
+				return r, err
+			}
+			for ; n > 0; n -= 50_000 {
+				r.chunks = append(r.chunks, strings.Repeat("x", min(n, 50_000)))
+			}
 		case w[0] == "--chunked":
 			r.chunks = strings.Split(w[1], ",")
 		default:
@@ -213,6 +224,9 @@ func (r *request) send(d door, key string) (*answer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read body: %w", err)
 	}
+	if body, err = plain(resp.Header.Get("content-encoding"), body); err != nil {
+		return nil, fmt.Errorf("unpack body: %w", err)
+	}
 	a := &answer{Key: key, Status: resp.StatusCode, Headers: map[string][]string{}, Text: string(body)}
 	for k, v := range resp.Header {
 		a.Headers[strings.ToLower(k)] = v
@@ -224,6 +238,21 @@ func (r *request) send(d door, key string) (*answer, error) {
 		a.Echo, a.Text = s, ""
 	}
 	return a, nil
+}
+
+// plain undoes a content coding: encoders may differ.
+func plain(coding string, body []byte) ([]byte, error) {
+	switch coding {
+	case "gzip":
+		z, err := gzip.NewReader(bytes.NewReader(body))
+		if err != nil {
+			return nil, err
+		}
+		return io.ReadAll(z)
+	case "br":
+		return io.ReadAll(brotli.NewReader(bytes.NewReader(body)))
+	}
+	return body, nil
 }
 
 // parseSeen reads an echo's report.

@@ -52,6 +52,34 @@ type Spec struct {
 	Selector   *Selector   `json:"selector,omitempty"`
 	TargetRefs []TargetRef `json:"targetRefs,omitempty"`
 	RateLimits []RateLimit `json:"rateLimits,omitempty"`
+	// Limits and Timeouts: of several policies, the strictest holds.
+	Limits   *Limits   `json:"limits,omitempty"`
+	Timeouts *Timeouts `json:"timeouts,omitempty"`
+	// Compression: of several policies, the last by name; the root namespace's
+	// come first.
+	Compression *Compression `json:"compression,omitempty"`
+}
+
+// Limits of the size of a request.
+type Limits struct {
+	HeaderBytes int64 `json:"headerBytes,omitempty"` // of the whole head
+	Headers     int64 `json:"headers,omitempty"`
+	BodyBytes   int64 `json:"bodyBytes,omitempty"`
+}
+
+// Timeouts of a request, as 500ms, 10s or 1h.
+type Timeouts struct {
+	Headers string `json:"headers,omitempty"` // until the head has come
+	Request string `json:"request,omitempty"` // until the request has come
+	Idle    string `json:"idle,omitempty"`    // without a byte either way
+	Stream  string `json:"stream,omitempty"`  // until the answer has ended
+}
+
+// Compression of answers, for clients that accept it.
+type Compression struct {
+	Algorithms   []string `json:"algorithms,omitempty"` // gzip, brotli
+	ContentTypes []string `json:"contentTypes,omitempty"`
+	MinBytes     *int64   `json:"minBytes,omitempty"`
 }
 
 // Selector of workloads.
@@ -139,11 +167,13 @@ func (r *reading) object() *model.RequestPolicy {
 	for i := range in.Spec.RateLimits {
 		p.Limits = append(p.Limits, r.limit("spec.rateLimits["+strconv.Itoa(i)+"]", &in.Spec.RateLimits[i]))
 	}
+	r.bounds(&p.Bounds, &in.Spec)
+	p.Compress = r.compression(in.Spec.Compression)
 	if r.Errors() > 0 { // half a limit would be another one
 		return nil
 	}
-	if len(p.Limits) == 0 {
-		r.Doubtful("spec", "it limits nothing")
+	if len(p.Limits) == 0 && p.Bounds == (model.RequestBounds{}) && p.Compress == nil {
+		r.Doubtful("spec", "it asks for nothing")
 	}
 	return p
 }

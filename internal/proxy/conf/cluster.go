@@ -380,6 +380,9 @@ func (c *Cluster) httpOptions(o *wire.UpstreamOptions) error {
 		if h.MaxHeadersCount != nil {
 			return refuse("common_http_protocol_options.max_headers_count", "not supported for clusters")
 		}
+		if h.MaxStreamDuration != nil {
+			return refuse("common_http_protocol_options.max_stream_duration", "not supported for clusters")
+		}
 		c.MaxRequestsPerConn = or(h.MaxRequestsPerConnection, 0)
 		return in(durations(
 			durationField{&c.IdleTimeout, h.IdleTimeout, "idle_timeout", 0, true},

@@ -118,6 +118,7 @@ func (h *HTTP) protocols(m *wire.HttpConnectionManager) error {
 		err := durations(
 			durationField{&h.IdleTimeout, o.IdleTimeout, "idle_timeout", 0, true},
 			durationField{&h.MaxConnDuration, o.MaxConnectionDuration, "max_connection_duration", 0, false},
+			durationField{&h.MaxStream, o.MaxStreamDuration, "max_stream_duration", 0, false},
 		)
 		if err != nil {
 			return in(err, "common_http_protocol_options")
@@ -187,6 +188,16 @@ func (b *builder) httpFilters(h *HTTP, ms []*wire.HttpFilter) error {
 			if f.Limit, err = b.rateLimit(m.Name, c); err == nil && f.Limit == nil {
 				continue
 			}
+		case *wire.BodySizeLimit:
+			if f.MaxBody = int64(or(c.MaxRequestBytes, 0)); f.MaxBody <= 0 {
+				err = refuse("typed_config.max_request_bytes", "it is not between 1 and 2^63-1")
+			}
+		case *wire.Compressor:
+			var one *Compressor
+			if one, err = compressor(c); err == nil {
+				f.Compress = len(h.Compressors) == 0
+				h.Compressors = append(h.Compressors, one)
+			}
 		}
 		if err == nil && m.Disabled {
 			err = refuse("disabled", "not supported")
@@ -201,7 +212,7 @@ func (b *builder) httpFilters(h *HTTP, ms []*wire.HttpFilter) error {
 		if err != nil {
 			return inIndex(err, "http_filters", i)
 		}
-		if !last {
+		if _, isCompressor := msg.(*wire.Compressor); !last && (f.Compress || !isCompressor) {
 			h.Filters = append(h.Filters, f)
 		}
 	}

@@ -146,6 +146,8 @@ type HTTP struct {
 	StreamWindow     uint32
 	ConnWindow       uint32
 	Floods           Floods
+	MaxStream        time.Duration // of an exchange, unless its route says another; 0: no limit
+	Compressors      []*Compressor
 	MaxRequests      uint32 // of one connection, which ends after them; 0: no limit
 	AccessLog        []*AccessLog
 }
@@ -207,6 +209,8 @@ type Filter struct {
 	Fault    *Fault // nil in Fault position: only per route
 	HasFault bool
 	Limit    *RateLimit
+	MaxBody  int64 // of a request, bytes; 0: another filter
+	Compress bool  // here HTTP.Compressors begin to act
 }
 
 // TCP is a tcp_proxy.

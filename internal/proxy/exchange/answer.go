@@ -34,6 +34,7 @@ func (x *Exchange) answer(h *stream.Head, end bool) {
 		h.Add("set-cookie", x.cookie.Append(b[:0]))
 	}
 	x.editResponse(h)
+	x.compress(h, end)
 	x.decorate(h, true)
 	if len(x.conn.http.AccessLog) > 0 {
 		x.resp.CopyFrom(h)
@@ -146,9 +147,15 @@ func (x *Exchange) sendLocal(body []byte) {
 		h.AddString("content-type", "text/plain")
 	}
 	h.Body = len(body) > 0
+	empty := len(body) == 0 || x.head
+	x.compress(h, empty)
 	x.passedOver(h)
-	x.down.SendHead(h, len(body) == 0 || x.head)
-	if len(body) > 0 && !x.head {
+	x.down.SendHead(h, empty)
+	if x.squeeze != nil {
+		x.squeeze.data(body, true)
+		return
+	}
+	if !empty {
 		x.rec.BytesSent += uint64(len(body))
 		x.down.SendData(body, true)
 	}

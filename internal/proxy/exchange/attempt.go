@@ -166,8 +166,16 @@ func (a *attempt) OnHead(h *stream.Head, end bool) {
 // OnData takes a piece of the response body.
 func (a *attempt) OnData(p []byte, end bool) {
 	x := a.x
-	x.rec.BytesSent += uint64(len(p))
 	x.touch()
+	if q := x.squeeze; q != nil {
+		if end {
+			a.s = nil
+			a.settle()
+		}
+		q.data(p, end)
+		return
+	}
+	x.rec.BytesSent += uint64(len(p))
 	x.down.SendData(p, end)
 	switch {
 	case end && x.tunnel && !x.reqEnd:
@@ -190,8 +198,15 @@ func (a *attempt) OnTrailers(t *stream.Head) {
 		x.rec.Trailers = new(stream.Head)
 		x.rec.Trailers.CopyFrom(t)
 	}
-	x.down.SendTrailers(t)
 	a.s = nil
+	if q := x.squeeze; q != nil {
+		q.trailers = new(stream.Head)
+		q.trailers.CopyFrom(t)
+		a.settle()
+		q.data(nil, true)
+		return
+	}
+	x.down.SendTrailers(t)
 	a.over()
 }
 
@@ -202,9 +217,14 @@ func (a *attempt) over() {
 		a.s = nil
 		s.Reset(stream.Cancelled)
 	}
+	a.settle()
+	x.responded()
+}
+
+// settle gives the endpoint back: it has said all.
+func (a *attempt) settle() {
 	a.uncount(nothing)
 	a.ticket.Done()
-	x.responded()
 }
 
 // OnReset says that the upstream stream broke.

@@ -8,6 +8,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/demand"
+	"github.com/tulle-mesh/tulle/internal/proxy/filter/compress"
 	"github.com/tulle-mesh/tulle/internal/proxy/filter/fault"
 	"github.com/tulle-mesh/tulle/internal/proxy/filter/ratelimit"
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
@@ -33,6 +34,8 @@ type Env struct {
 	Memory    *overload.Watch     // nil: never short
 	Desk      *demand.Desk        // nil: nothing is looked up
 	Limits    *ratelimit.Registry // of what listeners limit; nil: none does
+	Gate      *loop.Gate          // for work that takes long
+	squeezes  compress.Pool
 	codecs    codecs
 	conns     map[*Conn]struct{}
 	latest    *conf.Snapshot // as last seen, and how many were seen
@@ -108,21 +111,26 @@ type life struct {
 	paused   bool // the client is not being read
 
 	// Response direction.
-	started  bool // a final head was sent down
-	answered bool // the response is complete; only a tunnel lives on
-	tunnel   bool // 101, or CONNECT that was accepted: each way ends for itself
-	at       int  // the filter that is next
-	abort    fault.Decision
-	corsHit  bool
-	limit    *ratelimit.Verdict // what the answer tells of; nil: nothing
-	grpc     bool
-	upgrade  bool // asks for another protocol
-	connect  bool // a CONNECT without one
-	head     bool // a HEAD
-	done     bool
-	asked    bool         // its host was looked up
-	wait     *demand.Wait // for that; nil: it does not wait
-	idleFor  time.Duration
+	started    bool // a final head was sent down
+	answered   bool // the response is complete; only a tunnel lives on
+	tunnel     bool // 101, or CONNECT that was accepted: each way ends for itself
+	at         int  // the filter that is next
+	abort      fault.Decision
+	corsHit    bool
+	limit      *ratelimit.Verdict // what the answer tells of; nil: nothing
+	squeeze    *squeeze           // nil: the answer leaves as it is
+	accept     []byte             // accept-encoding, when the compressors stood in its way
+	grpc       bool
+	upgrade    bool  // asks for another protocol
+	connect    bool  // a CONNECT without one
+	head       bool  // a HEAD
+	body       int64 // of the request, that may still come
+	bounded    bool  // body counts
+	toCompress bool  // the request passed the compressors
+	done       bool
+	asked      bool         // its host was looked up
+	wait       *demand.Wait // for that; nil: it does not wait
+	idleFor    time.Duration
 
 	attempts int
 	retries  retries
@@ -198,6 +206,9 @@ func (x *Exchange) begin(end bool) {
 		x.idleFor = defaultStreamIdle
 	}
 	x.touch()
+	if c.http.MaxStream > 0 {
+		x.env.Loop.Arm(&x.whole, c.http.MaxStream, x.onLife)
+	}
 	if c.http.RequestTimeout > 0 && !end {
 		x.env.Loop.Arm(&x.total, c.http.RequestTimeout, x.onTotal)
 	}
@@ -343,6 +354,9 @@ func (x *Exchange) OnData(p []byte, end bool) {
 	x.breakAt("body")
 	x.rec.BytesReceived += uint64(len(p))
 	x.touch()
+	if x.bounded && x.tooLong(len(p)) {
+		return
+	}
 	live := x.a.sending()
 	if live {
 		x.a.touch()
@@ -421,7 +435,7 @@ func (x *Exchange) OnReset(r stream.Reset, detail string) {
 
 // OnWritable resumes the response when the client reads again.
 func (x *Exchange) OnWritable() {
-	if !x.done && x.a.s != nil {
+	if !x.done && x.a.s != nil && (x.squeeze == nil || !x.squeeze.busy) {
 		x.a.s.Pause(false)
 	}
 }
@@ -502,6 +516,7 @@ func (x *Exchange) finish() {
 	x.whole.Stop()
 	x.pause.Stop()
 	x.wait.Cancel()
+	x.squeeze.drop(x.env)
 	x.a.release()
 	x.retries.release(x.handle)
 	x.endRecord()

@@ -33,6 +33,12 @@ func (x *Exchange) filter() {
 			if x.fault(f) {
 				return
 			}
+		case f.MaxBody > 0:
+			if !x.boundBody(f.MaxBody) {
+				return
+			}
+		case f.Compress:
+			x.toCompress, x.accept = true, x.req.Joined("accept-encoding")
 		default:
 			if r := x.rbacFor(f); r != nil && !x.allowed(r) {
 				return
@@ -103,6 +109,26 @@ func (x *Exchange) tellLimit(h *stream.Head) {
 	h.Add("x-ratelimit-limit", strconv.AppendUint(b[:0], uint64(x.limit.By.Size), 10))
 	h.Add("x-ratelimit-remaining", strconv.AppendUint(b[:0], uint64(x.limit.Left), 10))
 	h.Add("x-ratelimit-reset", strconv.AppendInt(b[:0], x.limit.Wait, 10))
+}
+
+// boundBody refuses a request whose body is larger than that, or sees to it that
+// it does not grow larger.
+func (x *Exchange) boundBody(most int64) bool {
+	x.body, x.bounded = most-int64(x.rec.BytesReceived), true
+	if x.req.Length <= most && x.body >= 0 {
+		return true
+	}
+	x.reply(telemetry.LengthTooLarge, "")
+	return false
+}
+
+// tooLong counts a piece of the body and answers when it is too much.
+func (x *Exchange) tooLong(n int) bool {
+	if x.body -= int64(n); x.body >= 0 {
+		return false
+	}
+	x.fail(telemetry.BodyTooLarge, "")
+	return true
 }
 
 // fault delays or aborts. It reports true when the request does not go on now.

@@ -131,7 +131,7 @@ func newRig(t *testing.T, edit func(*rig)) *rig {
 		{Addr: netip.MustParseAddrPort("192.0.2.2:80"), Weight: 1, Health: conf.Healthy}}}}}
 	all := cluster.New(cluster.Options{Loops: 1})
 	all.Apply(s, loop.Nanotime())
-	r.env = Env{Loop: r.loop, Pool: r, Clusters: all, Snapshot: func() *conf.Snapshot { return s }, Reporter: r}
+	r.env = Env{Loop: r.loop, Pool: r, Clusters: all, Snapshot: func() *conf.Snapshot { return s }, Reporter: r, Gate: g.Gate()}
 	go func() { ended <- g.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()

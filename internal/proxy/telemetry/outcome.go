@@ -44,7 +44,8 @@ var (
 	UpgradeFailed   = Outcome{Status: 403, Details: "upgrade_failed"}
 	NotRelative     = Outcome{Status: 404, Details: "absolute_path_rejected"}
 	BadPath         = Outcome{Status: 400, Details: "path_normalization_failed"}
-	TooLarge        = Outcome{Status: 413, Details: "request_payload_too_large", Body: "Payload Too Large"}
+	LengthTooLarge  = Outcome{Status: 413, Details: "request_payload_too_large", Body: "content length too large"}
+	BodyTooLarge    = Outcome{Status: 413, Details: "request_payload_too_large", Body: "request too long"}
 	Internal        = Outcome{Status: 500, Details: "internal_error"}
 	OutOfMemory     = Outcome{Status: 503, Flag: FlagOM, Details: "overload", Body: "envoy overloaded"}
 	ClientsFull     = Outcome{Flag: FlagOM, Details: "downstream_global_cx_overflow"} // a connection, not a request

@@ -93,6 +93,10 @@ func newHttpFilter(name string) message {
 		return new(Router)
 	case "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit":
 		return new(LocalRateLimit)
+	case "envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit":
+		return new(BodySizeLimit)
+	case "envoy.extensions.filters.http.compressor.v3.Compressor":
+		return new(Compressor)
 	}
 	return nil
 }
@@ -165,6 +169,10 @@ func newExtension(name string) message {
 		return new(UriTemplateRewriteConfig)
 	case "envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor":
 		return new(Descriptor)
+	case "envoy.extensions.compression.gzip.compressor.v3.Gzip":
+		return new(Gzip)
+	case "envoy.extensions.compression.brotli.compressor.v3.Brotli":
+		return new(Brotli)
 	}
 	return nil
 }
@@ -1695,6 +1703,73 @@ func (m *Descriptor) decode(d *decoder, b []byte) *Error {
 			n, err = refuse(num, typ, b, "skip_if_error", true)
 		case 4:
 			n, err = refuse(num, typ, b, "parsed", false)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// Gzip is envoy.extensions.compression.gzip.compressor.v3.Gzip.
+type Gzip struct {
+	CompressionLevel GzipCompressionLevel
+}
+
+func (m *Gzip) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 2:
+			var v int32
+			v, n, err = d.enum(typ, b, "compression_level", knownGzipCompressionLevel)
+			m.CompressionLevel = GzipCompressionLevel(v)
+		case 3: // harmless
+			n, err = skip(num, typ, b, protowire.VarintType)
+		case 1, 4, 5: // harmless
+			n, err = skip(num, typ, b, protowire.BytesType)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// Brotli is envoy.extensions.compression.brotli.compressor.v3.Brotli.
+type Brotli struct {
+	Quality *uint32
+}
+
+func (m *Brotli) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			if m.Quality != nil {
+				return twice("quality")
+			}
+			m.Quality, n, err = d.uint32Value(typ, b, "quality")
+		case 2, 6: // harmless
+			n, err = skip(num, typ, b, protowire.VarintType)
+		case 3, 4, 5: // harmless
+			n, err = skip(num, typ, b, protowire.BytesType)
 		default:
 			return unknownField(num)
 		}
@@ -4977,11 +5052,183 @@ func (m *RateLimitActionHeaderValueMatch) decode(d *decoder, b []byte) *Error {
 	return nil
 }
 
+// BodySizeLimit is envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit.
+type BodySizeLimit struct {
+	MaxRequestBytes *uint64
+}
+
+func (m *BodySizeLimit) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			if m.MaxRequestBytes != nil {
+				return twice("max_request_bytes")
+			}
+			m.MaxRequestBytes, n, err = d.uint64Value(typ, b, "max_request_bytes")
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// Compressor is envoy.extensions.filters.http.compressor.v3.Compressor.
+type Compressor struct {
+	CompressorLibrary       *TypedExtensionConfig
+	ResponseDirectionConfig *CompressorAnswers
+	ChooseFirst             bool
+}
+
+func (m *Compressor) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 6:
+			if m.CompressorLibrary != nil {
+				return twice("compressor_library")
+			}
+			m.CompressorLibrary = new(TypedExtensionConfig)
+			n, err = d.sub(m.CompressorLibrary, typ, b, "compressor_library", -1)
+		case 8:
+			if m.ResponseDirectionConfig != nil {
+				return twice("response_direction_config")
+			}
+			m.ResponseDirectionConfig = new(CompressorAnswers)
+			n, err = d.sub(m.ResponseDirectionConfig, typ, b, "response_direction_config", -1)
+		case 9:
+			m.ChooseFirst, n, err = d.boolean(typ, b, "choose_first")
+		case 1:
+			n, err = refuse(num, typ, b, "content_length", false)
+		case 2:
+			n, err = refuse(num, typ, b, "content_type", false)
+		case 3:
+			n, err = refuse(num, typ, b, "disable_on_etag_header", true)
+		case 4:
+			n, err = refuse(num, typ, b, "remove_accept_encoding_header", true)
+		case 5:
+			n, err = refuse(num, typ, b, "runtime_enabled", false)
+		case 7:
+			n, err = refuse(num, typ, b, "request_direction_config", false)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// CompressorAnswers is envoy.extensions.filters.http.compressor.v3.Compressor.ResponseDirectionConfig.
+type CompressorAnswers struct {
+	CommonConfig                *CompressorCommon
+	UncompressibleResponseCodes []uint32
+	WeakenEtagOnCompress        bool
+}
+
+func (m *CompressorAnswers) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 1:
+			if m.CommonConfig != nil {
+				return twice("common_config")
+			}
+			m.CommonConfig = new(CompressorCommon)
+			n, err = d.sub(m.CommonConfig, typ, b, "common_config", -1)
+		case 4:
+			n, err = d.varints(typ, b, "uncompressible_response_codes", func(v uint64) *Error {
+				m.UncompressibleResponseCodes = append(m.UncompressibleResponseCodes, uint32(v))
+				return nil
+			})
+		case 6:
+			m.WeakenEtagOnCompress, n, err = d.boolean(typ, b, "weaken_etag_on_compress")
+		case 2:
+			n, err = refuse(num, typ, b, "disable_on_etag_header", true)
+		case 3:
+			n, err = refuse(num, typ, b, "remove_accept_encoding_header", true)
+		case 5:
+			n, err = refuse(num, typ, b, "status_header_enabled", true)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// CompressorCommon is envoy.extensions.filters.http.compressor.v3.Compressor.CommonDirectionConfig.
+type CompressorCommon struct {
+	MinContentLength *uint32
+	ContentType      []string
+}
+
+func (m *CompressorCommon) decode(d *decoder, b []byte) *Error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(n)
+		}
+		b = b[n:]
+		var err *Error
+		switch num {
+		case 2:
+			if m.MinContentLength != nil {
+				return twice("min_content_length")
+			}
+			m.MinContentLength, n, err = d.uint32Value(typ, b, "min_content_length")
+		case 3:
+			var e string
+			e, n, err = d.str(typ, b, "content_type")
+			if err != nil {
+				return err.index("content_type", len(m.ContentType))
+			}
+			m.ContentType = append(m.ContentType, e)
+		case 1:
+			n, err = refuse(num, typ, b, "enabled", false)
+		case 4:
+			n, err = refuse(num, typ, b, "content_type_matcher", false)
+		default:
+			return unknownField(num)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
 // HttpProtocolOptions is envoy.config.core.v3.HttpProtocolOptions.
 type HttpProtocolOptions struct {
 	IdleTimeout              *time.Duration
 	MaxHeadersCount          *uint32
 	MaxConnectionDuration    *time.Duration
+	MaxStreamDuration        *time.Duration
 	MaxRequestsPerConnection *uint32
 }
 
@@ -5009,13 +5256,16 @@ func (m *HttpProtocolOptions) decode(d *decoder, b []byte) *Error {
 				return twice("max_connection_duration")
 			}
 			m.MaxConnectionDuration, n, err = d.duration(typ, b, "max_connection_duration")
+		case 4:
+			if m.MaxStreamDuration != nil {
+				return twice("max_stream_duration")
+			}
+			m.MaxStreamDuration, n, err = d.duration(typ, b, "max_stream_duration")
 		case 6:
 			if m.MaxRequestsPerConnection != nil {
 				return twice("max_requests_per_connection")
 			}
 			m.MaxRequestsPerConnection, n, err = d.uint32Value(typ, b, "max_requests_per_connection")
-		case 4:
-			n, err = refuse(num, typ, b, "max_stream_duration", false)
 		case 5:
 			n, err = refuse(num, typ, b, "headers_with_underscores_action", true)
 		case 7:
@@ -8173,6 +8423,33 @@ const (
 func knownVirtualHostTlsRequirementType(v int32) bool {
 	switch v {
 	case 0, 1, 2:
+		return true
+	}
+	return false
+}
+
+// GzipCompressionLevel is envoy.extensions.compression.gzip.compressor.v3.Gzip.CompressionLevel.
+type GzipCompressionLevel int32
+
+// Values of GzipCompressionLevel.
+const (
+	GzipCompressionLevelDefaultCompression GzipCompressionLevel = 0
+	GzipCompressionLevelBestSpeed          GzipCompressionLevel = 1
+	GzipCompressionLevelCompressionLevel1  GzipCompressionLevel = 1
+	GzipCompressionLevelCompressionLevel2  GzipCompressionLevel = 2
+	GzipCompressionLevelCompressionLevel3  GzipCompressionLevel = 3
+	GzipCompressionLevelCompressionLevel4  GzipCompressionLevel = 4
+	GzipCompressionLevelCompressionLevel5  GzipCompressionLevel = 5
+	GzipCompressionLevelCompressionLevel6  GzipCompressionLevel = 6
+	GzipCompressionLevelCompressionLevel7  GzipCompressionLevel = 7
+	GzipCompressionLevelCompressionLevel8  GzipCompressionLevel = 8
+	GzipCompressionLevelCompressionLevel9  GzipCompressionLevel = 9
+	GzipCompressionLevelBestCompression    GzipCompressionLevel = 9
+)
+
+func knownGzipCompressionLevel(v int32) bool {
+	switch v {
+	case 0, 1, 2, 3, 4, 5, 6, 7, 8, 9:
 		return true
 	}
 	return false
