@@ -28,7 +28,9 @@ type Head struct {
 // Reset empties h and keeps its storage for reuse.
 func (h *Head) Reset() {
 	clear(h.Fields)
-	*h = Head{Fields: h.Fields[:0], store: h.store[:0], Length: -1}
+	fields, store := h.Fields[:0], h.store[:0]
+	*h = Head{} // in place: one with values in it would be made on the stack and copied
+	h.Fields, h.store, h.Length = fields, store, -1
 }
 
 // Keep copies b into the head's storage.
