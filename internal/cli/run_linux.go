@@ -99,6 +99,7 @@ that is on disk now, in the sidecar's place, without losing a request.`,
 	f.StringVar(&state, "state", stateHome(), "state directory of the mesh")
 	f.StringVar(&r.Proxy, "proxy", "", "the tulle-proxy program (default: beside this one, then in PATH)")
 	f.IntVar(&r.Loops, "loops", 0, "event loops of the sidecar")
+	f.Var(&r.Runtime, "runtime", "limit of connections to the sidecar, by Envoy's runtime key, as overload.global_downstream_max_connections=1000; may be repeated")
 	f.Var(&r.Mode, "mode", "how its traffic gets to the sidecar: namespaces (of its own: any TCP, no change to the program), ports (local listeners and HTTP_PROXY), or auto")
 	f.StringSliceVar(&hostPorts, "host-port", nil, "port of this machine's localhost that the program may reach at its own localhost (mode namespaces)")
 	f.BoolVar(&proxyLog, "proxy-log", true, "print the sidecar's messages and access log on stderr")

@@ -73,6 +73,7 @@ of each gateway's, without losing a request; "tulle run" does so with its sideca
 	f.StringVar(&o.State, "state", stateHome(), "where the certificate authority and the sockets are kept")
 	f.StringVar(&o.Proxy, "proxy", "", "the tulle-proxy program (default: beside this one, then in PATH)")
 	f.IntVar(&o.Loops, "loops", 0, "event loops of each gateway (default: the CPU limit, at most 2)")
+	f.Var(&o.Runtime, "runtime", "limit of connections to each gateway, by Envoy's runtime key, as overload.global_downstream_max_connections=1000; may be repeated")
 	f.StringVar(&bind, "bind", "", "address on which gateways listen (default: 127.0.0.1)")
 	f.StringToStringVar(&ports, "port", nil, "open a Gateway's port elsewhere, as 80=18080; may be repeated")
 	f.BoolVar(&o.AccessLog, "access-log", true, "proxies write an access log")

@@ -1,52 +1,9 @@
 package proxy
 
 import (
-	"fmt"
-	"maps"
-	"math"
-	"slices"
-	"strconv"
-	"strings"
-
 	"github.com/tulle-mesh/tulle/internal/proxy/listen"
 	"github.com/tulle-mesh/tulle/internal/proxy/telemetry"
 )
-
-// Envoy's runtime keys that limit the connections of clients, of all listeners
-// and of one.
-const (
-	limitAll       = "overload.global_downstream_max_connections"
-	limitOneBefore = "envoy.resource_limits.listener."
-	limitOneAfter  = ".connection_limit"
-)
-
-// limits reads what runtime says of connections. unknown are keys that mean
-// nothing here.
-func limits(runtime map[string]string) (l listen.Limits, unknown []string, err error) {
-	for _, key := range slices.Sorted(maps.Keys(runtime)) {
-		name, one := strings.CutPrefix(key, limitOneBefore)
-		name, two := strings.CutSuffix(name, limitOneAfter)
-		one = one && two && name != ""
-		if key != limitAll && !one {
-			unknown = append(unknown, key)
-			continue
-		}
-		n, err := strconv.ParseUint(runtime[key], 10, 64)
-		if err != nil || n == 0 {
-			return l, nil, fmt.Errorf("runtime: %s: %q is no number of connections", key, runtime[key])
-		}
-		n = min(n, math.MaxInt32)
-		if !one {
-			l.All = int(n)
-			continue
-		}
-		if l.Listener == nil {
-			l.Listener = map[string]int{}
-		}
-		l.Listener[name] = int(n)
-	}
-	return l, unknown, nil
-}
 
 // full notes a connection that was one too many; it is being closed.
 func (p *Proxy) full(f *listen.Full) {

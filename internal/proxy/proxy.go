@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tulle-mesh/tulle/internal/ext"
 	"github.com/tulle-mesh/tulle/internal/proxy/cluster"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/demand"
@@ -152,9 +153,9 @@ func Run(ctx context.Context, boot *Bootstrap, log *slog.Logger) error {
 
 // newProxy makes a proxy in the place where it runs; nil: what boot says.
 func newProxy(boot *Bootstrap, log *slog.Logger, at *Place) (*Proxy, error) {
-	clients, unknown, err := limits(boot.Runtime)
+	clients, unknown, err := ext.ParseRuntime(boot.Runtime)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("runtime: %w", err)
 	}
 	if len(unknown) > 0 {
 		log.Warn("runtime keys that mean nothing here", "keys", unknown)

@@ -30,6 +30,7 @@ type MeshOptions struct {
 	State     string   // certificate authority, sockets
 	Proxy     string   // path of tulle-proxy
 	Loops     int      // of each gateway
+	Runtime   Runtime  // of each gateway
 	Opening   Opening
 	AccessLog bool
 	Version   string
@@ -136,7 +137,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 
 // follow tells what is new and keeps the gateways, until ctx ends.
 func (m *Mesh) follow(ctx context.Context) {
-	g := &Gateways{Plane: m.plane, Control: m.client, Dir: m.Scratch(), Proxy: m.o.Proxy, Loops: m.o.Loops, Opening: m.o.Opening,
+	g := &Gateways{Plane: m.plane, Control: m.client, Dir: m.Scratch(), Proxy: m.o.Proxy, Loops: m.o.Loops, Runtime: m.o.Runtime, Opening: m.o.Opening,
 		Out: m.o.ProxyOut, Log: m.o.Log}
 	var wg sync.WaitGroup
 	defer wg.Wait()

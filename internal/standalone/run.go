@@ -31,6 +31,7 @@ type Run struct {
 	Dir     string       // scratch of this mesh: sockets, bootstrap files
 	Proxy   string       // path of tulle-proxy
 	Loops   int          // event loops of the proxy; 0: its default
+	Runtime Runtime      // limits of the proxy
 	Probe   *model.Probe // readiness; nil: the Deployment's, else the program is ready when its first port accepts
 	Env     []string     // the program's environment before ours
 	Stdin   io.Reader
@@ -224,6 +225,8 @@ type bootstrap struct {
 	Agent         string   `json:"agent,omitempty"`
 	HostPorts     []uint16 `json:"hostPorts,omitempty"`
 	OnDemand      bool     `json:"onDemand,omitempty"`
+
+	Runtime map[string]string `json:"runtime,omitempty"`
 }
 
 type bootstrapWorkload struct {
@@ -241,7 +244,7 @@ type bootstrapWorkload struct {
 func (r *Run) startProxy(rep *Replica, dir string) error {
 	rep.Admin = filepath.Join(dir, "admin.sock")
 	b := bootstrap{ID: rep.ID, XDS: "unix://" + rep.XDS, TokenFile: filepath.Join(dir, tokenFile),
-		SecretDir: secretDir(dir), StateDir: filepath.Join(dir, "state"), Admin: "unix://" + rep.Admin, Concurrency: r.Loops, RestartSocket: filepath.Join(dir, "restart.sock")}
+		SecretDir: secretDir(dir), StateDir: filepath.Join(dir, "state"), Admin: "unix://" + rep.Admin, Concurrency: r.Loops, Runtime: r.Runtime, RestartSocket: filepath.Join(dir, "restart.sock")}
 	l := rep.Labels
 	b.Workload = bootstrapWorkload{Name: first(r.Spec.Deployment, rep.Name), Namespace: rep.Namespace, App: l["app"],
 		Version: l["version"], Canonical: first(l["service.istio.io/canonical-name"], l["app.kubernetes.io/name"], l["app"], r.Spec.Deployment, rep.Name),

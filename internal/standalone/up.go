@@ -29,6 +29,7 @@ type Gateways struct {
 	Dir     string // scratch
 	Proxy   string // path of tulle-proxy
 	Loops   int
+	Runtime Runtime
 	Opening Opening
 	Out     io.Writer // the proxies' own output
 	// Log tells people what runs where; called by several goroutines.
@@ -140,7 +141,7 @@ func (g *Gateways) specs(ports []uint16) []control.PortSpec {
 func (g *Gateways) start(parent context.Context, w wanted) *gateway {
 	ctx, cancel := context.WithCancel(parent)
 	r := &gateway{want: w, cancel: cancel, done: make(chan struct{})}
-	run := Run{Dir: g.Dir, Proxy: g.Proxy, Loops: g.Loops, ProxyOut: g.Out, Stderr: g.Out,
+	run := Run{Dir: g.Dir, Proxy: g.Proxy, Loops: g.Loops, Runtime: g.Runtime, ProxyOut: g.Out, Stderr: g.Out,
 		Spec: control.WorkloadSpec{Namespace: w.namespace, Name: w.name, Labels: w.labels, Account: w.account, Gateway: true, Ports: g.specs(w.ports)},
 		Started: func(rep *Replica) {
 			g.mu.Lock()

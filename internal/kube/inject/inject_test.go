@@ -241,6 +241,8 @@ func TestAnnotations(t *testing.T) {
 		`traffic.sidecar.istio.io/excludeOutboundPorts: http`, `traffic.sidecar.istio.io/includeOutboundIPRanges: all`,
 		`sidecar.istio.io/proxyCPU: much`, `sidecar.istio.io/rewriteAppHTTPProbers: maybe`, `sidecar.istio.io/interceptionMode: TPROXY`,
 		`proxy.istio.io/config: "concurrency: many"`,
+		`proxy.istio.io/config: "runtimeValues: {overload.global_downstream_max_connections: \"none\"}"`,
+		`proxy.istio.io/config: "runtimeValues: {overload.max_connections: \"5\"}"`,
 		`proxy.istio.io/config: "proxyMetadata: {ISTIO_DELTA_XDS: perhaps}"`,
 	} {
 		raw, err := yaml.YAMLToJSON([]byte(with(bad)))

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/tulle-mesh/tulle/internal/ext"
 )
 
 // proxyConfig is what is acted on of Istio's ProxyConfig, as the annotation
@@ -49,6 +51,9 @@ func (r *reader) proxyConfig(name string, o *choices) {
 	}
 	if c.DiscoveryAddress != "" {
 		o.Discovery = c.DiscoveryAddress
+	}
+	if _, _, err := ext.ParseRuntime(c.RuntimeValues); err != nil { // others the sidecar tells in a warning
+		r.fail(name, "runtimeValues: %v", err)
 	}
 	o.runtime = c.RuntimeValues
 	switch c.InterceptionMode {

@@ -11,21 +11,13 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
 )
 
-// Limits of connections of clients that are open at once; they are exact over
-// all loops. A connection counts at the listener that accepted it, until its
-// descriptor is closed. 0: no limit.
-type Limits struct {
-	All      int            // of all listeners that do not ignore it
-	Listener map[string]int // by name
-}
-
-// Full is a connection that was closed at once because of Limits.
+// Full is a connection that was closed at once because of Options.Limits.
 type Full struct {
 	Loop     *loop.Loop // that accepted it; on it
 	Listener *conf.Listener
 	Remote   netip.AddrPort
 	Local    netip.AddrPort
-	All      bool // Limits.All, else the listener's own
+	All      bool // Limits.All was reached, else the listener's own
 }
 
 // count is what is known of the connections of a listener, also while its

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/ext"
 )
 
 // knock dials n times at once and returns those that were let in; the others
@@ -59,7 +61,7 @@ func (b *bench) stat(t testing.TB, address string) Stat {
 // many come at once; what is let go makes room.
 func TestLimits(t *testing.T) {
 	var over, overAll atomic.Int64
-	b := newBench(t, 4, Options{Limits: Limits{All: 12, Listener: map[string]int{"small": 5}}, Full: func(f *Full) {
+	b := newBench(t, 4, Options{Limits: ext.Connections{All: 12, Listener: map[string]int{"small": 5}}, Full: func(f *Full) {
 		if f.All {
 			overAll.Add(1)
 		} else {
@@ -118,7 +120,7 @@ func TestLimits(t *testing.T) {
 // TestLimitOutlives: connections of a listener that was taken away count until
 // they end, also when it comes back.
 func TestLimitOutlives(t *testing.T) {
-	b := newBench(t, 2, Options{Limits: Limits{Listener: map[string]int{"a": 2}}})
+	b := newBench(t, 2, Options{Limits: ext.Connections{Listener: map[string]int{"a": 2}}})
 	b.update(t, listener("a", "127.0.0.1:0"))
 	in := knock(t, b.Addresses()[0], 2)
 	b.update(t)

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tulle-mesh/tulle/internal/ext"
 	"github.com/tulle-mesh/tulle/internal/proxy/conf"
 	"github.com/tulle-mesh/tulle/internal/proxy/demand"
 	"github.com/tulle-mesh/tulle/internal/proxy/listen/match"
@@ -60,9 +61,10 @@ type Options struct {
 	// Refuse reports that a new connection is to be closed at once; may be nil.
 	// Called on the accepting loop.
 	Refuse func() bool
-	// Limits of clients' connections; beyond them they are closed at once, and
-	// Full is told, if it is set.
-	Limits Limits
+	// Limits of clients' connections that are open at once, exact over all loops. A
+	// connection counts at the listener that accepted it, until its descriptor is
+	// closed. Beyond them they are closed at once, and Full is told, if it is set.
+	Limits ext.Connections
 	Full   func(*Full)
 }
 
