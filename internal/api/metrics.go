@@ -37,8 +37,17 @@ func exposition(streams int, types []xds.TypeStatus) string {
 		head(m.name, m.kind, m.help)
 		for i := range types {
 			t := &types[i]
-			fmt.Fprintf(&b, "%s{type=%q} %d\n", m.name, t.Type[strings.LastIndexByte(t.Type, '/')+1:], m.value(t))
+			fmt.Fprintf(&b, "%s{type=%q} %d\n", m.name, short(t.Type), m.value(t))
+		}
+	}
+	head("tulle_xds_news_total", "counter", "Resources and removals that proxies were told of, by what caused it.")
+	for i := range types {
+		for _, c := range xds.Causes() {
+			fmt.Fprintf(&b, "tulle_xds_news_total{type=%q,cause=%q} %d\n", short(types[i].Type), c, types[i].Causes[c])
 		}
 	}
 	return b.String()
 }
+
+// short is a type URL without what all have.
+func short(url string) string { return url[strings.LastIndexByte(url, '/')+1:] }

@@ -35,6 +35,11 @@ func (m *Memory) keep(reader int, g *group) {
 		old := m.valid(reader, o)
 		g.kept[keyOf(o)] = old
 		n := model.Notice{Severity: model.Warning, Reason: model.Invalid, Origin: o.Origin("")}
+		for _, x := range g.notices { // it stands behind what is wrong
+			if about(x, o) {
+				n.Origin.Line = max(n.Origin.Line, x.Origin.Line)
+			}
+		}
 		switch {
 		case old != nil:
 			if objects == nil {
@@ -58,8 +63,12 @@ func (m *Memory) keep(reader int, g *group) {
 // whole of it out of effect.
 func bad(notices []model.Notice, o *source.Object, void bool) bool {
 	return slices.ContainsFunc(notices, func(n model.Notice) bool {
-		return n.Severity == model.Error && n.Origin.Kind == o.Kind && n.Origin.Namespace == o.Namespace && n.Origin.Name == o.Name && (n.Void || !void)
+		return about(n, o) && (n.Void || !void)
 	})
+}
+
+func about(n model.Notice, o *source.Object) bool {
+	return n.Severity == model.Error && n.Origin.Kind == o.Kind && n.Origin.Namespace == o.Namespace && n.Origin.Name == o.Name
 }
 
 // valid is the newest version of an object that was valid; nil: there is none.

@@ -290,6 +290,35 @@ type TypeStatus struct {
 	Bytes     uint64 // of the bodies in them
 	Refusals  uint64 // responses that were refused
 	Asked     uint64 // names that clients on demand asked for
+
+	Causes [causes]uint64 // why: resources and removals, by Cause
+}
+
+// Cause is why a client was told something of a resource.
+type Cause int
+
+// The causes.
+const (
+	Named    Cause = iota // it asked for it by name
+	Added                 // it came to be, or something that the client asked for leads to it
+	Changed               // it is another than the client was sent before
+	Repeated              // the client asked again, refused a response as a whole, or warms what uses it
+	Gone                  // it is no more, or nothing leads to it any more
+	NotThere              // there is no such, and the client asked
+	causes   = iota
+)
+
+// Causes are all of them.
+func Causes() (all []Cause) {
+	for c := range Cause(causes) {
+		all = append(all, c)
+	}
+	return all
+}
+
+// String is the word that metrics have.
+func (c Cause) String() string {
+	return [...]string{"named", "added", "changed", "repeated", "gone", "not there"}[c]
 }
 
 // add adds the counts of o.
@@ -300,6 +329,9 @@ func (t *TypeStatus) add(o *TypeStatus) {
 	t.Bytes += o.Bytes
 	t.Refusals += o.Refusals
 	t.Asked += o.Asked
+	for i, n := range o.Causes {
+		t.Causes[i] += n
+	}
 	t.Absent += o.Absent
 	t.Held += o.Held
 	t.Names += o.Names

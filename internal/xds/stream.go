@@ -409,6 +409,9 @@ func (s *stream) next() *response {
 		t.Responses++
 		t.Resources += uint64(len(r.resources))
 		t.Removed += uint64(len(r.removed))
+		for i, n := range r.causes {
+			t.Causes[i] += n
+		}
 		for _, x := range r.resources {
 			t.Bytes += uint64(len(x.Body))
 			if old := sub.flight.before[x.Name]; old != nil && old != gone {

@@ -709,6 +709,17 @@ func TestStatus(t *testing.T) {
 		if ty := s.Status()[0].Types[0]; !ty.Synced() || ty.Reason != "" {
 			t.Errorf("after a cure: %+v", ty)
 		}
+		f.put("cds a=1")
+		f.ack(f.want("cds -b"))
+		f.in <- &request{typeURL: ClusterType, subscribe: []string{"a", "c"}}
+		f.ack(f.want("cds a=1 -c"))
+		f.put("cds a=1 c=1")
+		f.ack(f.want("cds c=1"))
+		synctest.Wait()
+		_, types := s.Totals()
+		if got, want := types[0].Causes, [causes]uint64{Named: 1, Added: 2, Changed: 2, Repeated: 1, Gone: 1, NotThere: 1}; got != want {
+			t.Errorf("causes %v, want %v", got, want)
+		}
 		cancel()
 		<-f.stopped
 	})

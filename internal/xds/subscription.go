@@ -78,6 +78,21 @@ type response struct {
 	resources []*Resource
 	removed   []string            // delta only
 	aliases   map[string][]string // of resources, by name; delta only
+	causes    [causes]uint64      // of what is news in it
+}
+
+// why r is sent to a client that has what it has of that name.
+func (s *subscription) why(r, have *Resource) Cause {
+	switch {
+	case have == nil || have == gone:
+		if s.names[r.Name] || len(s.leads[r.Name]) > 0 {
+			return Named
+		}
+		return Added
+	case have != unknown && have.Version != r.Version:
+		return Changed
+	}
+	return Repeated
 }
 
 func newSubscription(typeURL string, delta bool) *subscription {
@@ -300,6 +315,7 @@ func (s *subscription) next(set *Set, removals bool) *response {
 				f.removed[n] = nil
 				s.hold(n, gone)
 				res.removed = append(res.removed, n)
+				res.causes[NotThere]++
 			}
 			delete(s.again, n)
 		case r == nil && removals:
@@ -312,6 +328,7 @@ func (s *subscription) next(set *Set, removals bool) *response {
 			rest[n] = true
 		default:
 			size += len(r.Body)
+			res.causes[s.why(r, have)]++
 			f.changed = append(f.changed, n)
 			if have != nil {
 				f.before[n] = have
@@ -331,6 +348,7 @@ func (s *subscription) next(set *Set, removals bool) *response {
 	if s.delta {
 		res.removed = append(res.removed, drop...)
 	}
+	res.causes[Gone] += uint64(len(drop))
 	for _, n := range drop {
 		f.removed[n] = s.sent[n]
 		s.drop(n)

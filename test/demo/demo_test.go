@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -34,25 +35,62 @@ func family(t *testing.T, dir string) []string {
 	return out
 }
 
+// long also runs what takes minutes: an older build beside today's.
+var long = flag.Bool("long", false, "also with one program of an older commit")
+
+// older is a commit whose control plane and proxies speak on demand. Versions that
+// are released take its place.
+const older = "061d790"
+
+// pairs are directories with both programs: today's and, in the long form, one of
+// an older build with the other of today, both ways.
+func pairs(t *testing.T) map[string]string {
+	today := filepath.Dir(programs(t))
+	out := map[string]string{"today": today}
+	if !*long {
+		return out
+	}
+	tree, old := t.TempDir(), t.TempDir()
+	c := exec.Command("sh", "-c", "git archive "+older+" | tar -x -C "+tree)
+	c.Dir = "../.."
+	if text, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	if err := build(tree, old); err != nil {
+		t.Fatal(err)
+	}
+	for name, from := range map[string][2]string{"older proxies": {today, old}, "older control plane": {old, today}} {
+		dir := t.TempDir()
+		for i, program := range []string{"tulle", "tulle-proxy"} {
+			if err := os.Link(filepath.Join(from[i], program), filepath.Join(dir, program)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out[name] = dir
+	}
+	return out
+}
+
 func TestStories(t *testing.T) {
-	tulle := programs(t)
-	for _, mode := range modes {
-		t.Run(mode.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-			defer cancel()
-			var out, errs bytes.Buffer
-			c := exec.CommandContext(ctx, tulle, append([]string{"demo", "--check", "-v", "--gateway-port", mode.port}, mode.args...)...)
-			c.Stdout, c.Stderr = &out, &errs
-			if err := c.Run(); err != nil {
-				t.Fatalf("%v\n%s\n%s", err, out.String(), tail(errs.String(), 60))
-			}
-			if !strings.Contains(out.String(), " 0 failed") || strings.Contains(out.String(), "FAIL") {
-				t.Fatalf("no verdict:\n%s", out.String())
-			}
-			if left := family(t, filepath.Dir(tulle)); len(left) > 0 {
-				t.Errorf("left running: %q", left)
-			}
-		})
+	for name, dir := range pairs(t) {
+		for _, mode := range modes {
+			t.Run(name+"/"+mode.name, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+				defer cancel()
+				var out, errs bytes.Buffer
+				c := exec.CommandContext(ctx, filepath.Join(dir, "tulle"), append([]string{"demo", "--check", "-v", "--gateway-port", mode.port}, mode.args...)...)
+				c.Stdout, c.Stderr = &out, &errs
+				if err := c.Run(); err != nil {
+					t.Fatalf("%v\n%s\n%s", err, out.String(), tail(errs.String(), 60))
+				}
+				if !strings.Contains(out.String(), " 0 failed") || strings.Contains(out.String(), "FAIL") {
+					t.Fatalf("no verdict:\n%s", out.String())
+				}
+				if left := family(t, dir); len(left) > 0 {
+					t.Errorf("left running: %q", left)
+				}
+			})
+		}
 	}
 }
 

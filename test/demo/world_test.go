@@ -106,6 +106,16 @@ var built struct {
 	err  error
 }
 
+// build makes both programs of a tree in dir.
+func build(tree, dir string) error {
+	c := exec.Command("go", "build", "-o", dir+"/", "./cmd/tulle", "./cmd/tulle-proxy")
+	c.Dir = tree
+	if out, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return nil
+}
+
 // programs builds both programs, once, and returns the path of tulle.
 func programs(t *testing.T) string {
 	t.Helper()
@@ -113,11 +123,7 @@ func programs(t *testing.T) string {
 		if built.dir, built.err = os.MkdirTemp("", "tulle-test-"); built.err != nil {
 			return
 		}
-		c := exec.Command("go", "build", "-o", built.dir+"/", "./cmd/tulle", "./cmd/tulle-proxy")
-		c.Dir = "../.."
-		if out, err := c.CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("build: %w\n%s", err, out)
-		}
+		built.err = build("../..", built.dir)
 	})
 	if built.err != nil {
 		t.Fatal(built.err)
