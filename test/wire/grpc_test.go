@@ -67,7 +67,7 @@ func interopCases(t *testing.T, addr string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = cc.Close() }()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	c := testpb.NewTestServiceClient(cc)
 	for _, do := range []func(context.Context, testpb.TestServiceClient, ...grpc.CallOption){
@@ -90,6 +90,26 @@ func interopCases(t *testing.T, addr string) {
 	sleeping(ctx, t, c)
 	interop.DoUnimplementedMethod(ctx, cc)
 	interop.DoUnimplementedService(ctx, testpb.NewUnimplementedServiceClient(cc))
+	soaks(ctx, t, addr)
+}
+
+// soaks are rpc_soak, large calls on one channel, and channel_soak, each on one
+// of its own. None may fail; what is slow is the machine's affair.
+func soaks(ctx context.Context, t *testing.T, addr string) {
+	t.Helper()
+	channel := func() (*grpc.ClientConn, func()) {
+		cc, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Error(err)
+		}
+		return cc, func() { _ = cc.Close() }
+	}
+	one, end := channel()
+	defer end()
+	for _, c := range []func() (*grpc.ClientConn, func()){func() (*grpc.ClientConn, func()) { return one, func() {} }, channel} {
+		interop.DoSoakTest(ctx, interop.SoakTestConfig{RequestSize: 271828, ResponseSize: 314159, PerIterationMaxAcceptableLatency: time.Minute,
+			OverallTimeout: 2 * time.Minute, ServerAddr: addr, NumWorkers: 4, Iterations: 12, ChannelForTest: c})
+	}
 }
 
 // cancelled is interop.DoCancelAfterBegin, but for one thing: it does not half
