@@ -21,8 +21,9 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/loop"
 )
 
-// acceptBatch is how many connections one event accepts.
-const acceptBatch = 16
+// acceptBatch is how many connections one event accepts: each costs some ten
+// system calls, and the event comes again.
+const acceptBatch = 4
 
 // outOfFiles is how long a socket rests when there are no descriptors.
 const outOfFiles = 100 * time.Millisecond

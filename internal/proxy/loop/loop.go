@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	eventBatch = 64       // events per round: under 1 ms of work
+	eventBatch = 64       // events taken at once
 	scratch    = 64 << 10 // one read
 	sealStep   = 48 << 10 // plain bytes sealed at a time
 	postLimit  = 1 << 16  // functions waiting in Post
@@ -25,6 +25,11 @@ const (
 	// to while it sleeps must be woken, which costs as much as half of the
 	// sending; who gets several things at once is woken for the first.
 	lazyBatch = 16
+	// A round takes under 1 ms: it ends after roundTime, by a clock that is read
+	// after every roundStep things that were done, so that each kind of them goes
+	// on. What is left is done in the next, after what had to be done anyway.
+	roundTime = int64(400 * time.Microsecond)
+	roundStep = 4
 )
 
 // base is the zero of Now, common to all loops.
@@ -83,6 +88,7 @@ type Loop struct {
 	runAt    int
 	rng      rand.PCG
 	stopping bool // leave run
+	last     bool // rounds end when all is done
 	closing  bool // no new connections
 	conns    int
 
@@ -317,11 +323,11 @@ func (l *Loop) run() error {
 // shutdown closes what is open and tells the codecs.
 func (l *Loop) shutdown() {
 	l.mu.Lock()
-	l.ended = true
+	l.ended, l.last = true, true
 	l.nexts = append(l.nexts, l.posts...)
 	l.posts = nil
 	l.mu.Unlock()
-	l.evn = 0
+	l.evi, l.evn = 0, 0
 	for !l.round() {
 	}
 	l.closing = true
@@ -359,8 +365,10 @@ const yieldEvery = int64(5 * time.Millisecond)
 // wait gets the next events. It blocks in the netpoller only when there are
 // none and nothing else is to be done.
 func (l *Loop) wait() error {
-	l.poll()
-	if l.evn > 0 || len(l.ready)+len(l.lazy)+len(l.eager)+len(l.nexts) > 0 {
+	if l.evi == l.evn {
+		l.poll()
+	}
+	if l.unfinished() {
 		// More came before all was done: it is no use waking anyone.
 		if err := l.arm(false); err != nil {
 			return err
@@ -479,13 +487,16 @@ func (l *Loop) round() (done bool) {
 			l.recovered(recover())
 		}
 	}()
-	for l.evi < l.evn {
+	for n := 1; l.evi < l.evn; n++ {
 		ev := &l.evs[l.evi]
 		l.evi++
 		l.dispatch(ev)
 		l.flush(&l.eager)
 		if len(l.lazy) >= lazyBatch {
 			l.flush(&l.lazy)
+		}
+		if l.enough(n) {
+			break
 		}
 	}
 	for {
@@ -504,7 +515,7 @@ func (l *Loop) round() (done bool) {
 		clear(l.running)
 		l.running, l.nexts, l.runAt = l.nexts, l.running[:0], 0
 	}
-	for l.runAt < len(l.running) {
+	for n := 1; l.runAt < len(l.running); n++ {
 		fn := l.running[l.runAt]
 		l.running[l.runAt] = nil
 		l.runAt++
@@ -512,22 +523,39 @@ func (l *Loop) round() (done bool) {
 		fn()
 		l.cur = nil
 		l.flush(&l.eager)
+		if l.enough(n) {
+			break
+		}
 	}
 	if l.doingAt == len(l.doing) {
 		clear(l.doing)
 		l.doing, l.ready, l.doingAt = l.ready, l.doing[:0], 0
 	}
-	for l.doingAt < len(l.doing) {
+	for n := 1; l.doingAt < len(l.doing); n++ {
 		c := l.doing[l.doingAt]
 		l.doingAt++
 		l.cur, l.also = c, nil
 		c.proceed()
 		l.flush(&l.eager)
+		if l.enough(n) {
+			break
+		}
 	}
 	l.flush(&l.lazy)
 	l.flush(&l.eager)
 	l.cur = nil
 	return true
+}
+
+// enough says after n things of a kind that a round has lasted long enough.
+func (l *Loop) enough(n int) bool {
+	return n%roundStep == 0 && !l.last && Nanotime()-l.now > roundTime
+}
+
+// unfinished reports whether there is something to do without an event.
+func (l *Loop) unfinished() bool {
+	return l.evi < l.evn || l.runAt < len(l.running) || l.doingAt < len(l.doing) ||
+		len(l.ready)+len(l.lazy)+len(l.eager)+len(l.nexts) > 0
 }
 
 // recovered ends a panic: the connection at work is closed.

@@ -594,3 +594,44 @@ func BenchmarkEcho(b *testing.B) {
 }
 
 func mustAddr(a net.Addr) netip.AddrPort { return netip.MustParseAddrPort(a.String()) }
+
+// What is posted in masses does not keep a loop from what arrives meanwhile, and
+// all of it is done in order.
+func TestRoundsEnd(t *testing.T) {
+	l := start(t, 1).Loops()[0]
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[1])
+	defer unix.Close(pipe[0])
+	const all = 16 * roundStep
+	done, arrived := 0, -1
+	over := make(chan struct{})
+	on(t, l, func() {
+		if _, err := l.Watch(pipe[0], unix.EPOLLIN|unix.EPOLLET, func(uint32) { arrived = done }); err != nil {
+			t.Error(err)
+		}
+		for i := range all {
+			l.Next(func() {
+				if i != done {
+					t.Errorf("%d is done after %d", i, done)
+				}
+				if done++; done == 1 {
+					_, _ = unix.Write(pipe[1], []byte{1})
+				}
+				for until := Nanotime() + roundTime/2; Nanotime() < until; { // works
+				}
+				if done == all {
+					close(over)
+				}
+			})
+		}
+	})
+	recv(t, over)
+	on(t, l, func() {
+		if done != all || arrived < roundStep || arrived > 2*roundStep {
+			t.Errorf("%d done; what arrived during the first was seen after %d", done, arrived)
+		}
+	})
+}
