@@ -73,6 +73,7 @@ func (p *Proxy) publish(ctx context.Context, s *conf.Snapshot) {
 		p.clusters.Apply(s, loop.Nanotime())
 	} else {
 		work(func() { p.clusters.Apply(s, loop.Nanotime()) })
+		p.tidy.Reset(tidyAfter)
 	}
 	warm, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

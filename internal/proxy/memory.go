@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"runtime/debug"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/overload"
@@ -9,6 +10,16 @@ import (
 
 // memoryPeriod is how often the memory in use is compared with its limit.
 const memoryPeriod = 200 * time.Millisecond
+
+// tidyAfter the start, and after a large change of the configuration, the system
+// gets back what that took, unless another comes.
+const tidyAfter = 500 * time.Millisecond
+
+// tidyUp gives back free memory and the program's own pages.
+func tidyUp() {
+	debug.FreeOSMemory()
+	dropImage()
+}
 
 // watchMemory gives things up in steps before the memory ends: idle connections
 // and copies of bodies, then new requests (503, flag OM), then new connections.

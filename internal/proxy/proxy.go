@@ -44,6 +44,7 @@ type Proxy struct {
 	tls       *mtls.Engine
 	telemetry *telemetry.Set
 	memory    *overload.Watch
+	tidy      *time.Timer // runs tidyUp
 	snapshot  atomic.Pointer[conf.Snapshot]
 	ready     atomic.Bool
 	started   time.Time
@@ -170,6 +171,7 @@ func newProxy(boot *Bootstrap, log *slog.Logger, at *Place) (*Proxy, error) {
 	p := &Proxy{boot: boot, log: log, memory: overload.New(overload.Limit(), overload.Used), started: time.Now(), served: make(chan struct{}), unfed: make(chan struct{}),
 		goodbye: make(chan struct{}), nameSockets: map[string]nameSocket{}}
 	p.snapshot.Store(conf.NewSnapshot())
+	p.tidy = time.AfterFunc(tidyAfter, tidyUp)
 	if boot.Agent != "" {
 		if p.inside, err = openInside(boot.Agent); err != nil {
 			return nil, err

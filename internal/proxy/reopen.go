@@ -37,7 +37,7 @@ func (p *Proxy) listen(s *conf.Snapshot, told string) bool {
 		if !p.ready.Swap(true) {
 			p.first.Do(func() {
 				close(p.served)
-				go func() { _ = p.group.Gate().Insist(context.Background(), dropImage) }()
+				p.tidy.Reset(tidyAfter)
 			})
 		}
 	default:
