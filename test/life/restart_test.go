@@ -43,6 +43,10 @@ func TestHotRestart(t *testing.T) {
 		t.Error("the first process has ended, with a connection")
 	default:
 	}
+	// A hundred restarts take longer than the deadline of a connection's dial.
+	if err := long.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
 	fmt.Fprint(long, "cd")
 	r, err := http.ReadResponse(bufio.NewReader(long), nil)
 	if err != nil {
